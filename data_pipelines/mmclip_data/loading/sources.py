@@ -1,0 +1,165 @@
+"""Where samples come from: anything with shards of known sizes and random access to their rows."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from mmclip.config import config
+from mmclip.errors import BadSampleError, UserError
+from mmclip.randomness import Stream, words
+from mmclip_data.shards.expand import expand_shards
+from mmclip_data.shards.index import open_index
+from mmclip_data.shards.read import ShardReader
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A length, sizes of shards, and webdataset's sample dictionaries by shard and row."""
+
+    @property
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """Samples of each shard."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that change when any sample does."""
+        ...
+
+    def sample_id(self, shard: int, row: int) -> str:
+        """`source/shard/key`."""
+        ...
+
+    def read(self, shard: int, row: int) -> dict[str, Any]:
+        """`__key__`, `__url__` and the members by extension.
+
+        Raises:
+            BadSampleError: the bytes are not those that were indexed, or a needed member is missing.
+            OSError: the store failed; the sample itself may be sound.
+        """
+        ...
+
+
+@config
+class IndexedTarsConfig:
+    """Plain WebDataset tars, each with the index that `mmclip shards index` writes."""
+
+    type: Literal["tars"] = "tars"
+    shards: str | tuple[str, ...]
+    """Files, folders, patterns (`data/{00000..00127}.tar`), joined by `::` or listed; `embedded:` names the demo's data."""
+    name: str = "train"
+    """First part of every sample's identity."""
+    index_folder: str | None = None
+    """Where the indexes stand when the shards' own folder is read-only."""
+
+    def build(self, extensions: Collection[str]) -> "IndexedTars":
+        """Open every index; `extensions` are the members to read."""
+        folder = Path(self.index_folder) if self.index_folder else None
+        return IndexedTars(self.name, expand_shards(self.shards), extensions, folder)
+
+
+class IndexedTars:
+    """Random access to the samples of indexed tars.
+
+    Raises:
+        UserError: a shard or its index is missing or stale, or a shard has no sample with a picture.
+    """
+
+    def __init__(
+        self, name: str, tars: list[Path], extensions: Collection[str], index_folder: Path | None = None
+    ) -> None:
+        self.name = name
+        self.tars = tars
+        self.extensions = frozenset(extensions) | frozenset(IMAGE_EXTENSIONS)
+        indexes = [open_index(tar, index_folder) for tar in tars]
+        for tar, index in zip(tars, indexes, strict=True):
+            if not set(index.extensions) & set(IMAGE_EXTENSIONS):
+                raise UserError(
+                    f"shard {tar} holds no picture: expected members {', '.join(IMAGE_EXTENSIONS)}, "
+                    f"got {', '.join(index.extensions)}"
+                )
+        self._readers = [ShardReader(tar, index) for tar, index in zip(tars, indexes, strict=True)]
+        self._sizes = np.array([index.num_samples for index in indexes], dtype=np.int64)
+        self._fingerprint = xxhash.xxh3_128_hexdigest("".join(index.fingerprint for index in indexes).encode())
+
+    @property
+    def shard_sizes(self) -> NDArray[np.int64]:
+        return self._sizes
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def sample_id(self, shard: int, row: int) -> str:
+        return f"{self.name}/{self.tars[shard].name}/{self._readers[shard].index.key(row)}"
+
+    def read(self, shard: int, row: int) -> dict[str, Any]:
+        reader = self._readers[shard]
+        members = reader.read(row, self.extensions)
+        return {"__key__": reader.index.key(row), "__url__": str(self.tars[shard]), **members}
+
+
+@config
+class SyntheticConfig:
+    """Random pixels with random captions, made on the fly: for measuring throughput without a disk or a decoder."""
+
+    type: Literal["synthetic"] = "synthetic"
+    samples: int = 100_000
+    """Samples of an epoch."""
+    image_size: int = 256
+    """Height and width of the pictures before augmentation, in pixels."""
+    caption_words: int = 12
+    """Words of a caption."""
+
+    def build(self, extensions: Collection[str]) -> "Synthetic":
+        """The source; it has no members to choose among."""
+        return Synthetic(self)
+
+
+class Synthetic:
+    """A source whose samples are functions of their row: one shard, nothing on disk."""
+
+    def __init__(self, config: SyntheticConfig) -> None:
+        if config.samples < 1:
+            raise UserError(f"data.source.samples={config.samples}: expected at least 1")
+        self.config = config
+
+    @property
+    def shard_sizes(self) -> NDArray[np.int64]:
+        return np.array([self.config.samples], dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        return xxhash.xxh3_128_hexdigest(repr(self.config).encode())
+
+    def sample_id(self, shard: int, row: int) -> str:
+        return f"synthetic/{shard}/{row:09d}"
+
+    def read(self, shard: int, row: int) -> dict[str, Any]:
+        size, count = self.config.image_size, self.config.caption_words
+        draws = words(0, Stream.SYNTHETIC, row, -(-size * size * 3 // 8) + count)
+        pixels = draws[count:].view(np.uint8)[: size * size * 3].reshape(size, size, 3)
+        caption = " ".join(f"word{draw % 1000}" for draw in draws[:count].tolist())
+        return {"__key__": f"{row:09d}", "__url__": "synthetic:", "pixels": pixels, "txt": caption.encode()}
+
+
+SourceConfig = IndexedTarsConfig | SyntheticConfig
+
+
+def picture_of(sample: dict[str, Any]) -> bytes:
+    """The encoded picture of a sample.
+
+    Raises:
+        BadSampleError: it has none.
+    """
+    for extension in IMAGE_EXTENSIONS:
+        if extension in sample:
+            return sample[extension]
+    members = ", ".join(name for name in sample if not name.startswith("__")) or "nothing that this run reads"
+    raise BadSampleError(f"no picture: expected a member {' or '.join(IMAGE_EXTENSIONS)}, got {members}")

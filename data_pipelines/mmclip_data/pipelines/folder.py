@@ -1,0 +1,256 @@
+"""A folder of images to shards in CLIP_benchmark's layout; the images' own bytes are kept.
+
+    mmclip shards make folder --source photos --output data/photos
+
+Two kinds of folder are understood. `class-folders`: `cat/1.jpg`, the folder's name is the class and the caption.
+`captions`: `1.jpg` with `1.txt` (a caption a line) or `1.json` ("caption" or "captions"). A top level of `train/` and
+`test/` gives two splits.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mmclip.config import config
+from mmclip.errors import UserError
+from mmclip_data.pipelines.layout import checked_templates, write_lines, write_split
+from mmclip_data.pipelines.report import MakeReport, prepare_output
+
+MAGIC = {".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF"}
+OTHER_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jxl", ".svg", ".ppm")
+CAPTION_FILES = (".txt", ".json")
+SPLITS = ("train", "test")
+OTHER_SPLITS = ("val", "valid", "validation", "dev")
+
+Kind = Literal["class-folders", "captions"]
+
+
+@config
+class FolderConfig:
+    """A folder of JPEG, PNG and WebP images to shards, with captions from class folders or from caption files."""
+
+    source: Path
+    """Folder of images."""
+    output: Path
+    """Folder to write; must be new or empty, and outside `source`."""
+    kind: Literal["auto", "class-folders", "captions"] = "auto"
+    """Where captions come from; auto looks for caption files first and says what it found."""
+    split: Literal["train", "test"] = "train"
+    """The split to write where `source` has no train/ and test/."""
+    templates: tuple[str, ...] = ("a photo of a {c}",)
+    """With class folders: the zero-shot templates to write, with {c} for the class name."""
+    samples_per_shard: int = 10_000
+    """Samples in one tar."""
+    overwrite: bool = False
+    """Replace the shards of an earlier run."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    image: Path
+    captions: tuple[str, ...]
+    label: int | None
+
+
+@dataclass
+class _Split:
+    """One split's files, and what of them is left out, by reason; names are relative to the source."""
+
+    source: Path
+    folder: Path
+    files: list[Path]
+    samples: list[_Sample] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def skip(self, reason: str, path: Path) -> None:
+        self.skipped.setdefault(reason, []).append(str(path.relative_to(self.source)))
+
+
+def make_folder(config: FolderConfig) -> MakeReport:
+    """Write every image that has a caption, in the order of the paths, and name every file that was left out.
+
+    Raises:
+        UserError: no folder, no usable image, a kind that cannot be told, or an output that is not empty or lies in
+            the source.
+    """
+    _check_places(config)
+    templates = checked_templates(config.templates)
+    splits, outside = _find_splits(config)
+    kind = _detect_kind(splits) if config.kind == "auto" else config.kind
+    class_names = _class_names(splits) if kind == "class-folders" else []
+    for split in splits.values():
+        _collect(split, kind, class_names)
+    if not any(split.samples for split in splits.values()):
+        raise UserError(f"source={config.source}: no image with a caption, as {kind}; {_reasons(splits)}")
+    prepare_output(config.output, config.overwrite)
+    files = [path for name, split in splits.items() if split.samples for path in _write(config, name, split)]
+    if kind == "class-folders":
+        files.append(write_lines(config.output / "classnames.txt", class_names))
+        files.append(write_lines(config.output / "zeroshot_classification_templates.txt", templates))
+    else:
+        files.append(write_lines(config.output / "dataset_type.txt", ["retrieval"]))
+    counts = {f"{name} samples": len(split.samples) for name, split in splits.items()}
+    skipped = {"outside train and test": outside} if outside else {}
+    for split in splits.values():
+        for reason, names in split.skipped.items():
+            skipped[reason] = (*skipped.get(reason, ()), *names)
+    found = "found" if config.kind == "auto" else "as asked"
+    return MakeReport(config.output, counts, tuple(files), skipped, (f"captions from: {kind} ({found})",))
+
+
+def _check_places(config: FolderConfig) -> None:
+    if not config.source.is_dir():
+        raise UserError(f"source={config.source}: no such folder")
+    source, output = config.source.resolve(), config.output.resolve()
+    if output.is_relative_to(source) or source.is_relative_to(output):
+        raise UserError(
+            f"output={config.output} and source={config.source}: one lies in the other; use separate folders"
+        )
+
+
+def _find_splits(config: FolderConfig) -> tuple[dict[str, _Split], tuple[str, ...]]:
+    """The splits, and the files that belong to none; "train" beside other folders is a class, as in bus, train."""
+    source = config.source
+    names = {path.name for path in source.iterdir() if path.is_dir()}
+    unknown = sorted(names & set(OTHER_SPLITS))
+    if unknown and names & set(SPLITS):
+        raise UserError(
+            f"source={source}: {unknown[0]}/ beside train/ or test/; expected those two only, move or rename it"
+        )
+    folders = {config.split: source}
+    if names and names <= set(SPLITS):
+        folders = {name: source / name for name in SPLITS if name in names}
+    splits = {name: _Split(source, folder, _walk(folder)) for name, folder in folders.items()}
+    inside = {path for split in splits.values() for path in split.files}
+    outside = tuple(str(path.relative_to(source)) for path in _walk(source) if path not in inside)
+    return splits, outside
+
+
+def _walk(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _detect_kind(splits: dict[str, _Split]) -> Kind:
+    """Caption files beside images mean captions; otherwise images in subfolders mean classes."""
+    images = [(split, path) for split in splits.values() for path in split.files if path.suffix.lower() in MAGIC]
+    paired = sum(1 for _, path in images if any(path.with_suffix(suffix).is_file() for suffix in CAPTION_FILES))
+    in_folders = sum(1 for split, path in images if path.parent != split.folder)
+    if paired:
+        return "captions"
+    if images and in_folders == len(images):
+        return "class-folders"
+    raise UserError(
+        f"kind='auto': {len(images)} images, {paired} with a caption file, {in_folders} in a class folder; expected "
+        "caption files beside the images or every image in a class folder; set kind to say which is meant"
+    )
+
+
+def _class_names(splits: dict[str, _Split]) -> list[str]:
+    """The names of the folders that hold images, in alphabetical order: the position is the label."""
+    folders = {
+        path.relative_to(split.folder).parts[0]
+        for split in splits.values()
+        for path in split.files
+        if path.suffix.lower() in MAGIC and path.parent != split.folder
+    }
+    names = [folder.replace("_", " ").strip() for folder in sorted(folders)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice or not all(names):
+        raise UserError(
+            f"class folders {sorted(folders)[:10]}: names must differ and not be empty once _ is read as a space"
+        )
+    return names
+
+
+def _collect(split: _Split, kind: Kind, class_names: list[str]) -> None:
+    label_of = {name: label for label, name in enumerate(class_names)}
+    captioned: set[Path] = set()
+    for path in split.files:
+        suffix = path.suffix.lower()
+        if path.is_dir():
+            split.skip("linked folder, not followed", path)
+        elif suffix in MAGIC:
+            problem = _image_problem(path, suffix)
+            if problem:
+                split.skip(problem, path)
+            elif kind == "captions":
+                captioned |= _add_captioned(split, path)
+            elif path.parent == split.folder:
+                split.skip("image outside a class folder", path)
+            else:
+                name = path.relative_to(split.folder).parts[0].replace("_", " ").strip()
+                split.samples.append(_Sample(path, (name,), label_of[name]))
+        elif suffix in OTHER_IMAGES:
+            split.skip("image type that is not JPEG, PNG or WebP", path)
+        elif kind == "class-folders" or suffix not in CAPTION_FILES:
+            split.skip("neither image nor caption", path)
+    if kind == "captions":
+        for path in split.files:
+            if path.suffix.lower() in CAPTION_FILES and path not in captioned:
+                split.skip("caption without an image, or a second caption file", path)
+
+
+def _image_problem(path: Path, suffix: str) -> str | None:
+    if not path.is_file():
+        return "broken link or special file"
+    with path.open("rb") as handle:
+        start = handle.read(12)
+    if not start:
+        return "empty image file"
+    known = any(start.startswith(magic) for magic in MAGIC.values())
+    if not known or (start.startswith(b"RIFF") and start[8:12] != b"WEBP"):
+        return f"named {suffix} but neither JPEG, PNG nor WebP inside"
+    return None
+
+
+def _add_captioned(split: _Split, image: Path) -> set[Path]:
+    """Add the image with its caption, or the reason why it has none; returns the caption file that was used."""
+    source = next((image.with_suffix(suffix) for suffix in CAPTION_FILES if image.with_suffix(suffix).is_file()), None)
+    if source is None:
+        split.skip("image without a caption", image)
+        return set()
+    try:
+        captions = _read_captions(source)
+    except (ValueError, TypeError) as error:
+        split.skip(f"caption file cannot be read ({type(error).__name__})", image)
+        return {source}
+    if captions:
+        split.samples.append(_Sample(image, captions, None))
+    else:
+        split.skip("empty caption", image)
+    return {source}
+
+
+def _read_captions(path: Path) -> tuple[str, ...]:
+    """Captions of a `.txt` (one a line) or a `.json` ("caption": text, or "captions": list of texts)."""
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".txt":
+        captions = text.splitlines()
+    else:
+        facts = json.loads(text)
+        captions = facts.get("captions") or facts.get("caption") if isinstance(facts, dict) else None
+        captions = [captions] if isinstance(captions, str) else captions or []
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise TypeError("expected text or a list of texts")
+    return tuple(" ".join(caption.split()) for caption in captions if caption.strip())
+
+
+def _write(config: FolderConfig, name: str, split: _Split) -> list[Path]:
+    folder = config.output / name
+    files = write_split(folder, map(_members, split.samples), config.samples_per_shard)
+    sources = [str(sample.image.relative_to(config.source)) for sample in split.samples]
+    return [*files, write_lines(folder / "sources.txt", sources)]
+
+
+def _members(sample: _Sample) -> dict[str, bytes]:
+    members = {
+        sample.image.suffix.lower().removeprefix("."): sample.image.read_bytes(),
+        "txt": "\n".join(sample.captions).encode(),
+    }
+    return members if sample.label is None else members | {"cls": str(sample.label).encode()}
+
+
+def _reasons(splits: dict[str, _Split]) -> str:
+    reasons = [f"{len(names)} {reason}" for split in splits.values() for reason, names in split.skipped.items()]
+    return "; ".join(reasons) or "the folder is empty"

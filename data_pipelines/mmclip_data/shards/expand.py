@@ -1,0 +1,126 @@
+"""Turns what a person writes for "these shards" into a list of files, and says so when nothing is there."""
+
+import difflib
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+import mmclip_data
+from mmclip.errors import UserError
+
+MAX_EXPANSIONS = 1_000_000
+EMBEDDED = "embedded:"
+RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
+
+
+def expand_shards(spec: str | Sequence[str]) -> list[Path]:
+    """The shards that `spec` names, in the order it names them; a pattern's own matches are sorted.
+
+    A part is a file, a folder (its `*.tar`), a pattern with `*`, `?`, `[...]` and brace ranges such as `{000..127}`,
+    or one of these after `embedded:` for data that comes with mmclip. Parts are joined by `::` or given as a list.
+    Environment variables and `~` are left alone.
+
+    Raises:
+        UserError: a part matches nothing, a shard of a brace range is missing, a shard is named twice,
+            or the part is a URL or a pipe.
+    """
+    parts = [part for text in ([spec] if isinstance(spec, str) else spec) for part in text.split("::")]
+    shards = [shard for part in parts for shard in _expand_part(part)]
+    if not shards:
+        raise UserError(
+            f"shards={spec!r} names no shard; expected a file, a folder, "
+            "or a pattern such as data/train-{000..127}.tar"
+        )
+    seen: set[Path] = set()
+    for shard in shards:
+        if shard in seen:
+            raise UserError(
+                f"shards={spec!r} names {shard} twice; give each shard once, and weight sources by a mixture"
+            )
+        seen.add(shard)
+    return shards
+
+
+def _expand_part(part: str) -> list[Path]:
+    if not part:
+        raise UserError("an empty name among the shards; expected a file, a folder or a pattern on both sides of '::'")
+    if part.startswith(EMBEDDED):
+        return _expand_below(Path(mmclip_data.__file__).parent / "embedded", part.removeprefix(EMBEDDED), part)
+    if part.startswith("pipe:") or "://" in part:
+        raise UserError(
+            f"shards={part!r}: URLs and pipes are not read here, and a pipe would run a shell; "
+            "copy the shards to a folder and name that"
+        )
+    return _expand_below(Path(), part, part)
+
+
+def _expand_below(root: Path, pattern: str, part: str) -> list[Path]:
+    if (root / pattern).is_file():  # a file whose own name holds braces or brackets
+        return [root / pattern]
+    shards: list[Path] = []
+    missing: list[Path] = []
+    for name in _braces(part, pattern):
+        found = _matches(root, name)
+        shards.extend(found)
+        if not found:
+            missing.append(root / name)
+    if missing:
+        count = "" if len(missing) == 1 else f" and {len(missing) - 1} more"
+        raise UserError(f"shards={part!r}: nothing at {missing[0]}{count}; {_nearest(missing[0])}")
+    return shards
+
+
+def _matches(root: Path, name: str) -> list[Path]:
+    if glob.has_magic(name):
+        return [root / match for match in sorted(glob.glob(name, root_dir=root)) if (root / match).is_file()]
+    path = root / name
+    if path.is_dir():
+        return sorted(path.glob("*.tar"))
+    return [path] if path.is_file() else []
+
+
+def _braces(part: str, pattern: str) -> Iterator[str]:
+    """Expand brace ranges; the count is bounded first, because the library holds a range's every name in memory."""
+    bound = _expansion_bound(pattern)
+    if bound > MAX_EXPANSIONS:
+        raise UserError(
+            f"shards={part!r}: the braces name about {bound} shards, at most {MAX_EXPANSIONS} are allowed; "
+            "use a folder or a pattern with *"
+        )
+    try:
+        return islice(braceexpand(pattern), MAX_EXPANSIONS)
+    except ValueError as error:
+        raise UserError(f"shards={part!r}: a brace without its partner; write a range as {{000..127}}") from error
+
+
+def _expansion_bound(pattern: str) -> int:
+    """An upper bound of the number of names: the product of every range's length and every list's number of entries."""
+    bound = 1
+    for start, end, step in RANGE.findall(pattern):
+        bound *= abs(int(end) - int(start)) // max(int(step or 1), 1) + 1
+    entries: list[int] = []
+    for character in pattern:
+        if character == "{":
+            entries.append(1)
+        elif character == "," and entries:
+            entries[-1] += 1
+        elif character == "}" and entries:
+            bound *= entries.pop()
+    return bound
+
+
+def _nearest(path: Path) -> str:
+    """What stands in the deepest folder of `path` that exists, the most similar names first."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), None)
+    if folder is None:
+        return "no folder of that name either"
+    child = path.relative_to(folder).parts[0]
+    existing = sorted(
+        entry.name for entry in islice(folder.iterdir(), 10_000) if entry.is_dir() or entry.suffix == ".tar"
+    )
+    close = difflib.get_close_matches(child, existing, n=3, cutoff=0.4) or existing[:3]
+    return f"nearest in {folder}: {', '.join(close)}" if close else f"{folder} holds no .tar"

@@ -1,0 +1,1 @@
+"""Evaluation: embeddings in, named numbers with their intervals and their chance levels out."""

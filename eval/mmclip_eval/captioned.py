@@ -1,0 +1,53 @@
+"""Captions of a retrieval set, and which picture each belongs to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmclip.errors import UserError
+from mmclip_eval.fields import parse_field, read_captions
+from mmclip_eval.sharded_samples import ShardedSamples
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """What zero-shot retrieval needs."""
+
+    captions: tuple[str, ...]
+    image_of_caption: Int[Tensor, " caption"]
+    """Index of the sample that each caption describes."""
+    notes: tuple[str, ...]
+
+
+def read_captioned(samples: ShardedSamples, places: Sequence[str]) -> Captioned:
+    """Read the captions of every sample from all of `places`; blank ones are left out and counted.
+
+    Raises:
+        UserError: a sample has no caption.
+    """
+    fields = [parse_field(place, f"{samples.name}.captions") for place in places]
+    extensions = {field.extension for field in fields}
+    captions: list[str] = []
+    owners: list[int] = []
+    blank = 0
+    for i in range(len(samples)):
+        members, sample_id = samples.members(i, extensions), samples.sample_id(i)
+        found = [caption for field in fields for caption in read_captions(field, members, sample_id)]
+        own = [caption for caption in found if caption]
+        blank += len(found) - len(own)
+        if not own:
+            raise UserError(f"sample {sample_id} has no caption at {', '.join(places)}: add one, or take it out")
+        captions.extend(own)
+        owners.extend([i] * len(own))
+    return Captioned(tuple(captions), torch.tensor(owners), tuple(_notes(captions, blank)))
+
+
+def _notes(captions: Sequence[str], blank: int) -> list[str]:
+    notes = [f"blank captions left out: {blank}"] if blank else []
+    twins = len(captions) - len(set(captions))
+    if twins:
+        notes.append(f"{twins} of {len(captions)} captions repeat an earlier one; a tie is never a hit")
+    return notes

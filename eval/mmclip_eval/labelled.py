@@ -1,0 +1,101 @@
+"""Labels, class names and prompts of a classification set, each checked against the others."""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmclip.errors import UserError
+from mmclip_eval.fields import parse_field, read_label
+from mmclip_eval.prompt_sets import PromptSet, load_prompts, packaged_sets
+from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.text_lines import read_lines
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What zero-shot classification needs."""
+
+    labels: Int[Tensor, " sample"]
+    class_names: tuple[str, ...]
+    class_names_source: str
+    prompts: PromptSet
+    notes: tuple[str, ...]
+
+
+def read_labelled(
+    samples: ShardedSamples,
+    label: str,
+    class_names: str | Sequence[str] | None,
+    templates: str | Sequence[str] | None,
+) -> Labelled:
+    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels.
+
+    Raises:
+        UserError: a label is missing or names no class, there are no class names, or there are no templates.
+    """
+    if templates is None:
+        sets = ", ".join(packaged_sets())
+        raise UserError(f"{samples.name}: no templates; set templates to a packaged set ({sets}), a file or a list")
+    prompts = load_prompts(templates, where=samples.name)
+    field = parse_field(label, f"{samples.name}.label")
+    members = (samples.members(i, (field.extension,)) for i in range(len(samples)))
+    raw = [read_label(field, found, samples.sample_id(i)) for i, found in enumerate(members)]
+    names, source, notes = _class_names(samples.name, class_names, raw, label)
+    labels = _label_indices(raw, names, source, samples)
+    return Labelled(torch.tensor(labels), names, source, prompts, (*notes, *_notes(labels, names)))
+
+
+def _class_names(
+    where: str, choice: str | Sequence[str] | None, raw: Sequence[int | str], label: str
+) -> tuple[tuple[str, ...], str, list[str]]:
+    notes: list[str] = []
+    if isinstance(choice, str):
+        lines = read_lines(Path(choice))
+        if lines.blank_at_end:
+            notes.append(f"{Path(choice).name}: blank lines left out at the end: {lines.blank_at_end}")
+        names, source = lines.lines, choice
+    elif choice is not None:
+        names, source = tuple(choice), "given in the configuration"
+    elif all(isinstance(value, str) for value in raw):
+        names, source = tuple(sorted({str(value) for value in raw})), f"labels at {label}"
+    else:
+        raise UserError(f"{where}: labels are indices but there are no class names; set class_names to a file or list")
+    if len(names) < 2 or not all(name.strip() for name in names):
+        raise UserError(f"{where}: class names from {source}: expected at least 2, none of them blank, got {names[:5]}")
+    return names, source, notes
+
+
+def _label_indices(raw: Sequence[int | str], names: tuple[str, ...], source: str, samples: ShardedSamples) -> list[int]:
+    index_of = {name: index for index, name in enumerate(names)}
+    indices: list[int] = []
+    for i, label in enumerate(raw):
+        index = label if isinstance(label, int) else index_of.get(label, -1)
+        if not 0 <= index < len(names):
+            expected = f"0 to {len(names) - 1}" if isinstance(label, int) else _nearest(label, names)
+            raise UserError(
+                f"sample {samples.sample_id(i)}: label {label!r} is none of the {len(names)} classes from {source}: "
+                f"expected {expected}"
+            )
+        indices.append(index)
+    return indices
+
+
+def _nearest(label: str, names: Sequence[str]) -> str:
+    return f"one like {', '.join(difflib.get_close_matches(label, names, n=3) or names[:3])}"
+
+
+def _notes(labels: Sequence[int], names: Sequence[str]) -> list[str]:
+    notes: list[str] = []
+    empty = len(names) - len(set(labels))
+    if empty:
+        notes.append(f"{empty} of {len(names)} classes have no sample; mean_per_class_recall leaves them out")
+    twins = [name for name, count in Counter(names).items() if count > 1]
+    if twins:
+        notes.append(f"class names given more than once: {len(twins)}, such as {twins[0]!r}; a tie is never a hit")
+    return notes

@@ -1,0 +1,1 @@
+"""Metric maths: pure functions of scores and labels, tested on hand-made matrices."""

@@ -1,0 +1,54 @@
+"""Zero-shot classification: each picture goes to the class whose prompts it is most like (CLIP, section 3.1.4)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval
+from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
+from mmclip_eval.metrics.estimate import Estimate
+from mmclip_eval.prompt_sets import PromptSet
+
+EncodeTexts = Callable[[Sequence[str]], Float[Tensor, "batch embed"]]
+CLASS_BLOCK = 256
+"""Classes whose texts are encoded at a time, so that 80 templates of 20,000 classes never lie in memory together."""
+SAMPLE_BLOCK = 4096
+"""Rows of the score matrix held at a time."""
+
+
+def class_weights(
+    class_names: Sequence[str], prompts: PromptSet, encode_texts: EncodeTexts
+) -> Float[Tensor, "class embed"]:
+    """Per class the normalised mean of its templates' normalised embeddings; equal names get equal rows."""
+    distinct = list(dict.fromkeys(class_names))
+    blocks = [distinct[start : start + CLASS_BLOCK] for start in range(0, len(distinct), CLASS_BLOCK)]
+    weights = torch.cat([_block_weights(block, prompts, encode_texts) for block in blocks])
+    row = {name: index for index, name in enumerate(distinct)}
+    return weights[torch.tensor([row[name] for name in class_names])]
+
+
+def zero_shot_classification(
+    image_embed: Float[Tensor, "sample embed"], labels: Int[Tensor, " sample"], weights: Float[Tensor, "class embed"]
+) -> Iterator[tuple[str, Estimate]]:
+    """Yield `acc1`, `acc5` (from five classes on) and `mean_per_class_recall`, under CLIP_benchmark's names.
+
+    Chance is a uniform guess. With exactly five classes `acc5` is 1 by construction, as is its chance.
+    """
+    blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
+    rank = torch.cat([true_class_rank(embed @ weights.T, label) for embed, label in blocks])
+    classes = weights.shape[0]
+    for k in (1, 5):
+        if k <= classes:
+            yield f"acc{k}", Estimate(top_k_accuracy(rank, k), accuracy_interval(rank < k), chance=k / classes)
+    correct = rank < 1
+    recall, interval = mean_per_class_recall(correct, labels), mean_per_class_recall_interval(correct, labels)
+    yield "mean_per_class_recall", Estimate(recall, interval, chance=1 / classes)
+
+
+def _block_weights(class_names: Sequence[str], prompts: PromptSet, encode_texts: EncodeTexts) -> Tensor:
+    texts = [text for name in class_names for text in prompts.fill(name)]
+    embeds = F.normalize(encode_texts(texts), dim=-1)
+    return F.normalize(embeds.unflatten(0, (len(class_names), len(prompts.templates))).mean(dim=1), dim=-1)

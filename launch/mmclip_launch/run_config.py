@@ -1,0 +1,138 @@
+"""`RunConfig`: everything that one training run is, in one TOML file.
+
+Precedence: the defaults below, then the file, then the flags. The resolved file stands in the run folder.
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmclip_data.loading.loader import DataConfig
+from mmclip_eval.datasets import EvalDatasetConfig
+
+from mmclip.config import config
+from mmclip.errors import UserError
+from mmclip.objectives import ObjectiveConfig
+from mmclip.objectives.clip import ClipConfig
+from mmclip.towers.architecture import ModelConfig
+from mmclip.training.checkpoint import CheckpointConfig
+from mmclip.training.optim import OptimizerConfig
+from mmclip.training.progress import LengthConfig
+from mmclip.training.schedule import ScheduleConfig
+from mmclip_launch.tables import explain, from_table, read_toml, union_paths
+from mmclip_launch.trackers import TrackersConfig
+
+
+@config
+class EvaluationConfig:
+    """What a run is measured on while it trains, and at its end."""
+
+    datasets: tuple[EvalDatasetConfig, ...] = ()
+    """Each a `[[evaluation.datasets]]` table."""
+    every_steps: int | None = None
+    """Evaluate each time so many steps are done; by default before the first step and at the end only."""
+
+
+@config
+class RunConfig:
+    """One training run."""
+
+    output: str
+    """The run folder; a path in `runs/` by custom."""
+    global_batch_size: int
+    """Samples of one optimizer step, all ranks together."""
+    length: LengthConfig
+    """How long the run is: steps, samples or epochs."""
+    data: DataConfig
+    """What it trains on."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    precision: Literal["fp32", "bf16", "fp64"] = "bf16"
+    """bf16: autocast, with weights, loss and moments in fp32; fp64 is for proofs."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: CUDA or MPS where there is one."""
+    channels_last: bool = False
+    """Memory layout of convolutions; twice as fast for convolutional towers in bf16."""
+    log_every_steps: int = 10
+    """Steps between lines of metrics; reading a loss waits for the device."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The two towers, and where their weights come from."""
+    objective: ObjectiveConfig = field(default_factory=ClipConfig)
+    """What they learn from."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW, clipping, clamp of the scale."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning rate over the run."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When training state is saved."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What it is measured on."""
+    trackers: TrackersConfig = field(default_factory=TrackersConfig)
+    """Where metrics go besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: expected an integer from 0 to 2**63 - 1")
+
+
+SAFE_TO_CHANGE = ("output", "log_every_steps", "checkpoint", "evaluation", "trackers", "device")
+"""Fields that may differ when a run resumes: none of them reaches a weight."""
+
+
+def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmclip train CONFIG.toml") -> RunConfig:
+    """Read a run file and lay flags such as `--optimizer.lr 1e-3` over it.
+
+    Raises:
+        UserError: the file or a flag is wrong; one line a fault.
+        SystemExit: the flags ask for help (code 0) or tyro refuses them (code 2).
+    """
+    table = read_toml(path)
+    remaining = _choose_union_members(table, list(flags))
+    config = from_table(RunConfig, table, str(path))
+    return _apply_flags(config, remaining, program) if remaining else config
+
+
+def _choose_union_members(table: dict[str, Any], flags: list[str]) -> list[str]:
+    """Take `--objective.type siglip` out of the flags and into the table: only then does tyro know the right options."""
+    unions = union_paths(RunConfig)
+    remaining = []
+    queue = iter(flags)
+    for flag in queue:
+        name, equals, value = flag.removeprefix("--").replace("-", "_").partition("=")
+        path = name.removesuffix(".type")
+        if not flag.startswith("--") or path == name or path not in unions:
+            remaining.append(flag)
+            continue
+        value = value if equals else next(queue, "")
+        *parents, last = path.split(".")
+        place = table
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if not isinstance(place.get(last), dict) or place[last].get("type") != value:
+            place[last] = {"type": value}
+    return remaining
+
+
+def _apply_flags(config: RunConfig, flags: Sequence[str], program: str) -> RunConfig:
+    import tyro
+    from pydantic import ValidationError
+
+    options = (tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff)
+    try:
+        return tyro.cli(RunConfig, args=list(flags), default=config, prog=program, config=options, use_underscores=True)
+    except ValidationError as error:
+        raise UserError("\n".join(f"flags: {line}" for line in explain(RunConfig, error))) from None
+
+
+def option_names(config: RunConfig) -> str:
+    """Tyro's help text, for the test that keeps the list of options frozen."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        _apply_flags(config, ["--help"], "mmclip train")
+    return text.getvalue()

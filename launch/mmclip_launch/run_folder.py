@@ -1,0 +1,65 @@
+"""The run folder: who may write there, and what a resumed run must have in common with the one that began."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from mmclip.errors import UserError
+from mmclip_launch.run_config import SAFE_TO_CHANGE, RunConfig, load_run_config
+from mmclip_launch.tables import to_table, to_toml
+
+CONFIG = "config.toml"
+
+
+def claim(config: RunConfig) -> None:
+    """Make the run folder and write the resolved configuration into it.
+
+    Raises:
+        UserError: a run already stands there, or the folder cannot be made.
+    """
+    folder = Path(config.output)
+    if (folder / CONFIG).exists() or (folder / "checkpoints").exists():
+        raise UserError(
+            f"{folder} already holds a run: continue it with --resume, give another --output, or remove the folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG).write_text(to_toml(config))
+    except OSError as error:
+        raise UserError(f"output={config.output!r}: the folder cannot be written: {error.strerror}") from error
+
+
+def refuse_changes(config: RunConfig, folder: Path) -> None:
+    """Compare with the configuration that the run began with.
+
+    Raises:
+        UserError: a field differs that would change what is learned; all such fields are listed.
+    """
+    before = _flat(to_table(load_run_config(folder / CONFIG)))
+    now = _flat(to_table(config))
+    names = [name for name in {**before, **now} if name.split(".")[0] not in SAFE_TO_CHANGE]
+    changed = [
+        f"  {name}: {before.get(name)!r} -> {now.get(name)!r}" for name in names if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} was begun with other settings; a resumed run must keep them:\n"
+            + "\n".join(changed)
+            + f"\nuse {folder / CONFIG} itself, or start a new run from these weights with --model.init {folder}"
+        )
+
+
+def config_table(config: RunConfig) -> dict[str, Any]:
+    """The configuration as flat `a.b.c` names, for trackers."""
+    return _flat(to_table(config))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The most similar of the known names, for a message."""
+    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4)) or ", ".join(known)
+
+
+def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(table, dict):
+        return {prefix.removesuffix("."): table}
+    return {name: value for key, entry in table.items() for name, value in _flat(entry, f"{prefix}{key}.").items()}

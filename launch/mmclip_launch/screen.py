@@ -1,0 +1,79 @@
+"""What a person sees while a command works: plain lines where output is a file, a live bar where it is a terminal."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mmclip.training.progress import Progress as RunProgress
+from mmclip_launch.run_config import RunConfig
+
+Show = Callable[[RunProgress, Mapping[str, float]], None]
+
+
+class Screen:
+    """Everything printed by a run; quiet on all ranks but the first."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, message: str) -> None:
+        """One plain line."""
+        self.console.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        """One line that deserves a look."""
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def show(self, renderable: object) -> None:
+        """A table or another drawing, on standard output, where a pipe may read it."""
+        if not self.console.quiet:
+            Console(highlight=False).print(renderable)
+
+    def plan(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        samples_per_epoch: int,
+        total_steps: int,
+        progress: RunProgress,
+    ) -> None:
+        """Say what is about to happen, in samples, steps and epochs."""
+        total = total_steps * config.global_batch_size
+        self.say(
+            f"{config.output}: {total_steps:,} steps of {config.global_batch_size:,} = {total:,} samples = "
+            f"{total / samples_per_epoch:.2f} epochs of {samples_per_epoch:,}; objective {config.objective.type}, "
+            f"{config.precision} on {accelerator.num_processes} x {accelerator.device}"
+        )
+        if progress.step:
+            self.say(f"resuming at step {progress.step:,} ({progress.samples_seen:,} samples seen)")
+
+    @contextmanager
+    def progress(self, total_steps: int, done: int, global_batch_size: int) -> Iterator[Show]:
+        """A bar with samples/s and the time left; without a terminal, a line each time a tenth is done."""
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task("train", total=total_steps, completed=done, figures="")
+            tenth = max(1, total_steps // 10)
+            next_line = [done]
+
+            def show(progress: RunProgress, metrics: Mapping[str, float]) -> None:
+                speed = metrics["train/samples_per_second"]
+                figures = f"loss {metrics['train/loss']:.3f}  {speed:,.0f} samples/s"
+                bar.update(task, completed=progress.step, figures=figures)
+                if not self.console.is_terminal and (progress.step >= next_line[0] or progress.step == total_steps):
+                    next_line[0] = (progress.step // tenth + 1) * tenth
+                    left = (total_steps - progress.step) * global_batch_size / speed
+                    self.say(f"step {progress.step:,}/{total_steps:,}  {figures}  {left:.0f} s left")
+
+            yield show

@@ -1,0 +1,155 @@
+"""TOML tables to configuration objects and back; every mistake in a table is one line that names the nearest right word."""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from mmclip.errors import UserError
+
+T = TypeVar("T")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a file.
+
+    Raises:
+        UserError: there is no such file, or it is no TOML; the message holds the line.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        names = [file.name for file in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
+        hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
+        raise UserError(f"{path}: no such file{hint}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """A configuration object from a table, strictly: lists become tuples and 1 becomes 1.0, and nothing else is converted.
+
+    Raises:
+        UserError: one line for each unknown key, wrong type and wrong union name.
+    """
+    try:
+        # JSON mode, because strict Python mode would refuse a list for a tuple, and TOML has no tuples.
+        return TypeAdapter(cls).validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{where}: {line}" for line in explain(cls, error))) from None
+
+
+def explain(cls: type, error: ValidationError) -> list[str]:
+    """One readable line for each fault that pydantic found."""
+    return [_explain_one(cls, fault) for fault in error.errors(include_url=False)]
+
+
+def to_toml(config: Any) -> str:
+    """The file that loads back to an equal object; what is None is left out, since TOML has no word for it."""
+    return tomli_w.dumps(to_table(config))
+
+
+def to_table(config: Any) -> dict[str, Any]:
+    """Nested tables of plain values, without those that are None."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _explain_one(cls: type, fault: Mapping[str, Any]) -> str:
+    path, owner = _walk(cls, fault["loc"])
+    name = ".".join(path)
+    kind, got = fault["type"], fault.get("input")
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = [f.name for f in dataclasses.fields(owner)] if owner is not None else []
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        return f"{name}: unknown key; {guess}known keys: {', '.join(known)}"
+    if kind == "union_tag_invalid":
+        expected = fault["ctx"]["expected_tags"].replace("'", "").split(", ")
+        near = difflib.get_close_matches(str(fault["ctx"]["tag"]), expected, n=1, cutoff=0.3)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{name}.type: expected one of {', '.join(expected)}, got {fault['ctx']['tag']!r}{guess}"
+    if kind == "union_tag_not_found":
+        return f"{name}: the table needs a key 'type' that says which kind it is"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{name}: required key is missing"
+    if kind == "value_error":
+        return str(fault["ctx"]["error"])
+    if kind == "literal_error":
+        near = difflib.get_close_matches(
+            str(got), fault["ctx"]["expected"].replace("'", "").split(" or "), n=1, cutoff=0.4
+        )
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{name}: expected {fault['ctx']['expected']}, got {got!r}{guess}"
+    expected = fault["msg"].removeprefix("Input should be ")
+    return f"{name}: expected {expected}, got {got!r}"
+
+
+def _walk(cls: type, location: Sequence[int | str]) -> tuple[list[str], type | None]:
+    """The dotted path of a fault without pydantic's union tags, and the dataclass that owns its last name."""
+    path: list[str] = []
+    here: Any = cls
+    owner: type | None = None
+    for part in location:
+        members = _members(here)
+        tagged = [m for m in members if _tag(m) == part] if len(members) > 1 else []
+        if tagged:
+            here = tagged[0]
+            continue
+        path.append(str(part))
+        member = members[0] if members else None
+        if dataclasses.is_dataclass(member) and isinstance(part, str):
+            owner = member if isinstance(member, type) else None
+            here = get_type_hints(member, include_extras=True).get(part)
+        else:
+            here = next(iter(get_args(_bare(here))), None)
+    return path, owner
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, None aside."""
+    bare = _bare(annotation)
+    if get_origin(bare) in (Union, types.UnionType):
+        return [member for member in get_args(bare) if member is not type(None)]
+    return [] if bare is None else [bare]
+
+
+def _tag(member: Any) -> str | None:
+    if not dataclasses.is_dataclass(member):
+        return None
+    return next((field.default for field in dataclasses.fields(member) if field.name == "type"), None)  # pyright: ignore
+
+
+def union_paths(cls: type, prefix: str = "") -> dict[str, dict[str, type]]:
+    """Dotted paths of all tagged unions below `cls`, each with its members by tag."""
+    found: dict[str, dict[str, type]] = {}
+    for name, annotation in get_type_hints(cls, include_extras=True).items():
+        members = _members(annotation)
+        tags = {tag: member for member in members if (tag := _tag(member))}
+        if len(tags) > 1:
+            found[f"{prefix}{name}"] = tags
+        for member in members:
+            if dataclasses.is_dataclass(member) and isinstance(member, type):
+                found.update(union_paths(member, f"{prefix}{name}."))
+    return found

@@ -1,0 +1,92 @@
+"""The small frozen types that flow through mmclip, and the words for their axes.
+
+Axis words, everywhere the same: batch (samples of this rank), global_batch (samples of all ranks), token, patch, width
+(channels inside a tower), embed (the joint space), height, width_px, rank, view, class, query, gallery.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataPosition:
+    """Where the data of a run stands: the whole state of the loader."""
+
+    samples_consumed: int
+    """Samples of all ranks that batches have handed out since the start of the run."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One permanently bad sample and what the loader put in its place."""
+
+    position: int
+    """Position on the line of consumed samples."""
+    sample_id: str
+    reason: str
+    replaced_by: str
+
+
+@dataclass(frozen=True)
+class ImageTextBatch:
+    """One rank's slice of a global batch, with the position that follows it."""
+
+    images: UInt8[Tensor, "batch 3 height width_px"]
+    """Pixels as decoded and cropped; normalisation happens on the device."""
+    tokens: Int[Tensor, "batch token"]
+    """Token ids, as wide as the longest caption of the slice where the text tower allows it."""
+    keys: Int[Tensor, " batch"]
+    """A random 63-bit key per sample, equal for any number of ranks and workers: the seed of device-side randomness."""
+    ids: tuple[str, ...]
+    """`source/shard/key` of each sample."""
+    position: DataPosition
+    """The position after the whole global batch."""
+    replaced: tuple[Replacement, ...] = ()
+
+    def to(self, device: torch.device) -> "ImageTextBatch":
+        """The same batch with its tensors on `device`; the copy from pinned memory does not block."""
+        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens", "keys")}
+        return replace(self, **move)
+
+    def pin_memory(self) -> "ImageTextBatch":
+        """The same batch in page-locked memory (called by torch's loader where CUDA is in use)."""
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in ("images", "tokens", "keys")})
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """What the two towers hand to an objective."""
+
+    image_embed: Float[Tensor, "batch embed"]
+    """L2-normalised."""
+    text_embed: Float[Tensor, "batch embed"]
+    """L2-normalised."""
+    logit_scale: Float[Tensor, "1"]
+    """The inverse temperature itself: `exp` of the learned parameter."""
+    logit_bias: Float[Tensor, "1"] | None
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """A loss whose gradient, averaged over ranks, is that of the joined batch."""
+
+    loss: Float[Tensor, ""]
+    """This rank's partial sum times the number of ranks, so its mean over ranks is the loss of the global batch."""
+    report: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Detached figures on the same convention, for the log."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did. Figures are tensors on the device: reading them waits for it."""
+
+    loss: Float[Tensor, ""]
+    """Mean over ranks: the loss of the global batch."""
+    grad_norm: Float[Tensor, ""]
+    """L2 norm of the averaged gradient, before clipping."""
+    learning_rate: float
+    metrics: Mapping[str, Float[Tensor, ""]]

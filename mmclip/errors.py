@@ -1,0 +1,9 @@
+"""The two kinds of fault that carry a message for a person."""
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: the command prints the message alone and exits with code 2."""
+
+
+class BadSampleError(ValueError):
+    """A sample that will never be readable (checksum, decode, caption); the loader replaces it, counts it and names it."""

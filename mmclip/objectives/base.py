@@ -1,0 +1,54 @@
+"""The protocol of an objective: it takes tensors, never a model, and declares what it needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from mmclip.batch import ObjectiveOutput, TowerOutput
+
+
+@dataclass(frozen=True)
+class ObjectiveNeeds:
+    """What the training module must provide or check for an objective."""
+
+    logit_bias: bool = False
+    """The towers must own a logit bias; where it is False an existing bias is frozen, since no gradient reaches it."""
+    exported_modules: tuple[str, ...] = ()
+    """Names of the objective's own modules that belong to the released model."""
+
+
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """Where the run stands, for objectives that change with it."""
+
+    step: int
+    samples_seen: int
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss over the towers' output; batch-coupled, so its loss is that of the global batch (see `ObjectiveOutput`)."""
+
+    needs: ObjectiveNeeds
+
+    def __call__(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
+        """The loss of this rank's slice; it changes no state."""
+        ...
+
+    def on_optimizer_step(self, context: ObjectiveContext) -> None:
+        """Change state (queue, teacher, centre): called once after each optimizer step, and nowhere else."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state of the objective, empty where it has none."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any:
+        """Take back what `state_dict` gave."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Learned parameters of its heads."""
+        ...

@@ -1,0 +1,118 @@
+"""Weights in: one string names a source, and what comes with it (architecture, preprocessing, tokenizer) is kept."""
+
+import difflib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmclip.errors import UserError
+from mmclip.preprocess import ImageSpec
+from mmclip.torchvision_ops import define_missing_ops
+from mmclip.towers.architecture import ModelConfig, model_cfg_of
+from mmclip.towers.two_tower import TwoTower, initial_log_scale
+from mmclip.towers.weights import CONFIG_FILE, fill, load_weights
+from mmclip.training.checkpoint import newest_checkpoint
+
+SIGLIP_SCALE, SIGLIP_BIAS = 10.0, -10.0
+"""Where the sigmoid loss starts (SigLIP, section 3.2)."""
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> TwoTower:
+    """A trained model, in evaluation mode, from wherever it stands.
+
+    `source` is the folder of an mmclip run (its newest checkpoint that verifies), of a checkpoint or of an open_clip
+    model (`local-dir:` may stand before it), or `open_clip:ARCH/TAG` for released weights, which open_clip downloads.
+
+    Raises:
+        UserError: nothing loadable is there; the message says what was looked for.
+    """
+    text = str(source)
+    if text.startswith("open_clip:"):
+        model = _released(text.removeprefix("open_clip:"))
+    else:
+        model = load_weights(model_folder(text.removeprefix("local-dir:")))
+    return model.eval().to(device)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder that holds the weights: `path` itself, or the newest whole checkpoint of the run at `path`.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder: expected a run, a checkpoint, an open_clip folder, or open_clip:ARCH/TAG"
+        )
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    skipped: list[str] = []
+    newest = newest_checkpoint(folder, skipped.append)
+    if newest is None:
+        tried = f"; damaged: {'; '.join(skipped)}" if skipped else ""
+        raise UserError(f"{folder} holds neither {CONFIG_FILE} nor a whole checkpoint under checkpoints/step-*{tried}")
+    return newest
+
+
+def create(config: ModelConfig, needs_logit_bias: bool) -> TwoTower:
+    """The model that a run starts from: fresh, or filled from `config.init`.
+
+    Raises:
+        UserError: the architecture or the source is unknown, or two settings contradict each other.
+    """
+    if config.init is not None:
+        if config.inline is not None:
+            raise UserError("model.init brings its own architecture: remove model.inline")
+        model = load(config.init).train()
+        if needs_logit_bias and model.logit_bias is None:
+            model.backbone.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, SIGLIP_BIAS))
+            model.model_cfg["init_logit_bias"] = SIGLIP_BIAS
+    else:
+        model_cfg = config.inline if config.inline is not None else model_cfg_of(config.arch)
+        if needs_logit_bias:
+            siglip = {"init_logit_scale": initial_log_scale(SIGLIP_SCALE), "init_logit_bias": SIGLIP_BIAS}
+            model_cfg = {**siglip, **model_cfg}
+        model = TwoTower(model_cfg)
+    _set_start(model, config)
+    return model
+
+
+def _set_start(model: TwoTower, config: ModelConfig) -> None:
+    with torch.no_grad():
+        if config.logit_scale is not None:
+            model.logit_scale.fill_(initial_log_scale(config.logit_scale))
+        if config.logit_bias is not None:
+            if model.logit_bias is None:
+                raise UserError(f"model.logit_bias={config.logit_bias}, but objective 'clip' has no bias: remove it")
+            model.logit_bias.fill_(config.logit_bias)
+
+
+def _released(name: str) -> TwoTower:
+    """A model of open_clip's registry, with the activation, mean and filter that its tag was trained with."""
+    define_missing_ops()
+    import open_clip
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    arch, _, tag = name.partition("/")
+    settings = get_pretrained_cfg(arch, tag) if tag else {}
+    if not settings:
+        tags = [f"{a}/{t}" for a, t in open_clip.list_pretrained()]
+        near = difflib.get_close_matches(name, tags, n=3, cutoff=0.3)
+        raise UserError(f"open_clip has no weights {name!r}: expected open_clip:ARCH/TAG; nearest: {', '.join(near)}")
+    try:
+        weights = download_pretrained(settings)
+    except Exception as error:  # hub, proxy, disk: each client raises its own kinds
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"open_clip:{name} could not be downloaded ({type(error).__name__}: {reason}); "
+            "check the network, or put the folder on disk and use local-dir:FOLDER"
+        ) from error
+    model_cfg = model_cfg_of(arch)
+    # Only the tag knows which activation its weights were trained with; the wrong one costs points in silence.
+    model_cfg["quick_gelu"] = bool(settings.get("quick_gelu", model_cfg.get("quick_gelu", False)))
+    model = TwoTower(model_cfg)
+    model.spec = ImageSpec.from_open_clip(settings, model.backbone.visual.image_size)
+    fill(model, Path(weights))
+    return model

@@ -1,0 +1,57 @@
+"""The tokenizer of a model: open_clip's own by name, saved with every checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmclip.errors import UserError
+from mmclip.torchvision_ops import define_missing_ops
+
+CHARACTERS_PER_TOKEN = 16
+"""A caption is cut to this many characters per token of context before it is split: one of 1 MB would cost a second."""
+
+
+class Tokenizer:
+    """Text to token ids, padded to the context length, exactly as the stock open_clip tokenizer of the model does.
+
+    `text_cfg` is open_clip's table of that name. A Hugging Face tokenizer is read from `folder` where a checkpoint
+    brings its files along, else by its name.
+
+    Raises:
+        UserError: the Hugging Face tokenizer cannot be loaded.
+    """
+
+    def __init__(self, text_cfg: Mapping[str, Any], folder: Path | None = None) -> None:
+        define_missing_ops()
+        from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+        self.context_length: int = text_cfg.get("context_length", 77)
+        """Tokens, start and end included."""
+        options = dict(text_cfg.get("tokenizer_kwargs") or {})
+        self._name: str | None = text_cfg.get("hf_tokenizer_name")
+        if self._name is None:
+            self._tokenizer: Any = SimpleTokenizer(context_length=self.context_length, **options)
+            return
+        source = str(folder) if folder is not None and (folder / "tokenizer_config.json").is_file() else self._name
+        mode = text_cfg.get("tokenizer_mode")
+        try:
+            self._tokenizer = HFTokenizer(source, self.context_length, tokenizer_mode=mode, **options)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"tokenizer {source!r} cannot be loaded ({str(error).splitlines()[0]}); "
+                "expected its files in the checkpoint folder or a reachable Hugging Face hub"
+            ) from error
+
+    def __call__(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
+        """Token ids of `context_length` columns; longer captions are cut and keep their end token."""
+        limit = self.context_length * CHARACTERS_PER_TOKEN
+        return self._tokenizer([text[:limit] for text in texts]).to(torch.int64)
+
+    def save(self, folder: Path) -> None:
+        """Write what a reader of the folder cannot make from `open_clip_config.json` alone."""
+        if self._name is not None:
+            self._tokenizer.save_pretrained(str(folder))

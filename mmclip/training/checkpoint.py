@@ -1,0 +1,141 @@
+"""Training state on disk: weights in open_clip's layout, the rest in safetensors and JSON, sealed by a manifest."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmclip.config import config
+from mmclip.envelope import DamagedFolderError, publish, verify
+from mmclip.errors import UserError
+from mmclip.towers.weights import WEIGHTS_FILE, fill, save_weights
+from mmclip.training.module import TrainingModule
+from mmclip.training.progress import Progress
+
+STATE_FILE, OPTIMIZER_FILE, OBJECTIVE_FILE = "training_state.json", "optimizer.safetensors", "objective.safetensors"
+
+
+@config
+class CheckpointConfig:
+    """When training state is saved, and how much of it stays."""
+
+    every_steps: int | None = None
+    """Save each time so many steps are done; by default ten times a run. The last step is always saved."""
+    keep: int = 3
+    """Newest checkpoints that stay on disk; an older one goes only when the newer ones verify."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint holds besides weights and optimizer moments."""
+
+    progress: Progress
+    data_fingerprint: str
+    world_size: int
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def save_checkpoint(
+    folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer, state: TrainingState
+) -> None:
+    """Write everything that a resume needs; a kill at any moment leaves no half of it under `folder`'s name."""
+
+    def write(temporary: Path) -> None:
+        save_weights(module.towers, temporary)
+        save_file(_optimizer_tensors(module, optimizer), temporary / OPTIMIZER_FILE)
+        objective = module.objective.state_dict()
+        if objective:
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in objective.items()}, temporary / OBJECTIVE_FILE
+            )
+        versions = {"torch": str(torch.__version__)}
+        (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "versions": versions}, indent=1) + "\n")
+
+    publish(folder, write)
+
+
+def load_checkpoint(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Fill module and optimizer from a verified folder, every tensor accounted for.
+
+    Raises:
+        UserError: the folder belongs to another model or optimizer.
+    """
+    fill(module.towers, folder / WEIGHTS_FILE)
+    if (folder / OBJECTIVE_FILE).is_file():
+        module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
+    _fill_optimizer(folder, module, optimizer)
+    table = json.loads((folder / STATE_FILE).read_text())
+    progress = Progress(**table["progress"])
+    return TrainingState(progress, data_fingerprint=table["data_fingerprint"], world_size=table["world_size"])
+
+
+def newest_checkpoint(run: Path, on_skip: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of a run whose manifest verifies; `on_skip` hears of each newer one that does not."""
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            verify(folder)
+        except DamagedFolderError as error:
+            on_skip(str(error))
+        else:
+            return folder
+    return None
+
+
+def remove_old(run: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints, after the newest has been read back and verified."""
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    verify(folders[-1])
+    for folder in folders[: -max(1, keep)]:
+        shutil.rmtree(folder)
+
+
+def _named_trained(module: TrainingModule, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.nn.Parameter]]:
+    """Parameters in the optimizer's own order, with their names, which outlive that order."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [(names[p], p) for group in optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_tensors(module: TrainingModule, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, parameter in _named_trained(module, optimizer):
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}.{name}"] = value.detach().cpu().contiguous().clone()
+    return tensors
+
+
+def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
+    tensors = load_file(folder / OPTIMIZER_FILE)
+    state: dict[int, dict[str, Any]] = {}
+    for index, (name, parameter) in enumerate(_named_trained(module, optimizer)):
+        state[index] = {key: tensors.pop(f"{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
+        first = state[index]["exp_avg"]
+        if any(value is None for value in state[index].values()) or first is None or first.shape != parameter.shape:
+            raise UserError(f"{folder / OPTIMIZER_FILE} has no moments that fit {name}: it belongs to another model")
+        # `load_state_dict` keeps strides: moments must lie in memory as their parameter does, or the update differs.
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[index][key] = torch.empty_like(parameter).copy_(state[index][key])
+    if tensors:
+        raise UserError(
+            f"{folder / OPTIMIZER_FILE} has moments of unknown parameters: {', '.join(sorted(tensors)[:3])}"
+        )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+__all__ = [
+    "CheckpointConfig",
+    "TrainingState",
+    "checkpoint_folder",
+    "load_checkpoint",
+    "newest_checkpoint",
+    "remove_old",
+    "save_checkpoint",
+]

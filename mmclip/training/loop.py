@@ -1,0 +1,55 @@
+"""The training loop. Nothing else counts steps."""
+
+import time
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from mmclip.batch import ImageTextBatch, StepReport
+from mmclip.training.progress import Progress
+from mmclip.training.step import TrainStep
+
+
+@runtime_checkable
+class Hooks(Protocol):
+    """What a run does around its steps; each is called on every rank, at the same steps."""
+
+    def record(self, progress: Progress, batch: ImageTextBatch, report: StepReport, data_seconds: float) -> None:
+        """Note one finished step."""
+        ...
+
+    def evaluate(self, progress: Progress) -> None:
+        """Evaluate if it is time; called before the first step too."""
+        ...
+
+    def checkpoint(self, progress: Progress) -> None:
+        """Save if it is time."""
+        ...
+
+
+def fit(
+    step: TrainStep,
+    batches: Iterator[ImageTextBatch],
+    progress: Progress,
+    total_steps: int,
+    device: torch.device,
+    hooks: Hooks,
+) -> Progress:
+    """Run optimizer steps from `progress` until `total_steps`.
+
+    Evaluation comes before the checkpoint of the same step: a run that resumes there has already been evaluated there.
+    """
+    if progress.step == 0:
+        hooks.evaluate(progress)
+    while progress.step < total_steps:
+        waiting_since = time.perf_counter()
+        batch = next(batches)
+        data_seconds = time.perf_counter() - waiting_since
+        report = step(batch.to(device), progress)
+        progress = progress.after(step.rule.global_batch_size)
+        assert batch.position.samples_consumed == progress.samples_seen, "the loader and the loop count alike"
+        hooks.record(progress, batch, report, data_seconds)
+        hooks.evaluate(progress)
+        hooks.checkpoint(progress)
+    return progress

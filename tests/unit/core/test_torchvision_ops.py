@@ -1,0 +1,80 @@
+"""Each case runs in its own interpreter, because a process can declare an operator only once."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run_python(code: str) -> str:
+    """Standard output of `code`; a failure shows its standard error."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_open_clip_imports_after_the_declaration_whatever_torchvision_came_with():
+    out = run_python("""
+        from mmclip.torchvision_ops import define_missing_ops
+        first, second = define_missing_ops(), define_missing_ops()
+        import open_clip, torchvision
+        assert first == second == define_missing_ops()
+        assert first != torchvision.extension._has_ops(), "either the real operators or the stand-ins, never both"
+        print("imported")
+    """)
+    assert out == "imported"
+
+
+def test_a_call_runs_the_real_operator_or_names_the_cause():
+    run_python("""
+        from mmclip.torchvision_ops import define_missing_ops
+        declared = define_missing_ops()
+        import torch, torchvision
+        boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1)
+        try:
+            kept = torch.ops.torchvision.nms(boxes, scores, 0.5)
+        except NotImplementedError as error:
+            assert declared and "torchvision build that matches" in str(error), error
+        else:
+            assert not declared and kept.tolist() == [0]
+    """)
+
+
+@pytest.mark.parametrize(("loads", "declares"), [(True, False), (False, True)], ids=["loads", "does-not-load"])
+def test_an_extension_that_loads_is_left_alone(loads: bool, declares: bool, tmp_path):
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "_C.so").write_bytes(b"")
+    run_python(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import torch
+        loaded = []
+        def load_library(path):
+            loaded.append(path)
+            if not {loads}:
+                raise OSError("undefined symbol")
+        torch.ops.load_library = load_library
+        from mmclip.torchvision_ops import define_missing_ops
+        assert define_missing_ops() is {declares}
+        assert loaded == [{str(package / "_C.so")!r}]
+        assert "torchvision" not in sys.modules
+        assert hasattr(torch.ops.torchvision, "nms") is {declares}
+    """)
+
+
+def test_without_torchvision_nothing_is_declared():
+    run_python("""
+        import sys
+        from importlib.machinery import PathFinder
+        real = PathFinder.find_spec
+        PathFinder.find_spec = lambda name, path=None, target=None: (
+            None if name == "torchvision" else real(name, path, target)
+        )
+        from mmclip.torchvision_ops import define_missing_ops
+        assert define_missing_ops() is False
+        import torch
+        assert not hasattr(torch.ops.torchvision, "nms")
+    """)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from mmclip_eval.metrics import bootstrap
+from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval, ratio_interval
+
+
+def resampled(samples: int, statistic, replicates: int = 3000) -> np.ndarray:
+    """The textbook bootstrap: draw indices, compute, repeat; 2.5 % and 97.5 % points."""
+    generator = np.random.default_rng(99)
+    values = [statistic(generator.integers(samples, size=samples)) for _ in range(replicates)]
+    return np.quantile(values, [0.025, 0.975])
+
+
+def test_interval_of_an_accuracy_is_that_of_the_binomial():
+    correct = torch.arange(400) < 280
+    expected = binom.ppf([0.025, 0.975], 400, 0.7) / 400
+    assert accuracy_interval(correct) == pytest.approx(expected, abs=0.006)
+
+
+def test_interval_of_mean_per_class_recall_agrees_with_resampled_samples_where_classes_are_large():
+    labels = np.repeat([0, 1, 2], [400, 100, 50])
+    correct = np.arange(550) % 10 < 7
+
+    def recall(drawn):
+        return np.mean([correct[drawn][labels[drawn] == c].mean() for c in range(3)])
+
+    interval = mean_per_class_recall_interval(torch.from_numpy(correct), torch.from_numpy(labels))
+    assert interval == pytest.approx(resampled(550, recall), abs=0.008)
+    assert interval != pytest.approx(accuracy_interval(torch.from_numpy(correct)), abs=0.008)
+
+
+@pytest.mark.parametrize("per_class", [1, 4])
+def test_classes_of_equal_size_give_mean_per_class_recall_the_interval_of_the_accuracy(per_class):
+    labels = torch.arange(80) // per_class
+    correct = torch.arange(80) % 5 < 3
+    assert mean_per_class_recall_interval(correct, labels) == pytest.approx(accuracy_interval(correct), abs=1e-12)
+
+
+def test_captions_of_one_picture_are_drawn_together():
+    hits, trials = torch.tensor([5, 0] * 20), torch.full((40,), 5)
+    low, high = ratio_interval(hits, trials)
+    expected = resampled(40, lambda drawn: hits.numpy()[drawn].sum() / trials.numpy()[drawn].sum())
+    assert (low, high) == pytest.approx(expected, abs=0.03)
+    alone = accuracy_interval(torch.tensor([True, False] * 100))
+    assert high - low > 1.8 * (alone[1] - alone[0])
+
+
+def test_a_perfect_score_has_no_spread_and_equal_input_gives_equal_output():
+    labels = torch.arange(30) % 3
+    assert mean_per_class_recall_interval(torch.ones(30, dtype=torch.bool), labels) == (1.0, 1.0)
+    half = torch.arange(30) < 15
+    assert accuracy_interval(half) == accuracy_interval(half)
+
+
+def test_draws_in_many_blocks_cover_the_same_interval(monkeypatch):
+    labels = torch.arange(200) % 5
+    correct = torch.arange(200) % 3 > 0
+    whole = mean_per_class_recall_interval(correct, labels)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 70)
+    assert mean_per_class_recall_interval(correct, labels) == pytest.approx(whole, abs=1e-12)
+
+
+def test_no_samples_have_no_interval():
+    with pytest.raises(ValueError, match="no samples"):
+        accuracy_interval(torch.zeros(0, dtype=torch.bool))

@@ -1,0 +1,119 @@
+import json
+import math
+
+import pytest
+import torch
+
+from mmclip.errors import UserError
+from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.result import ModelIdentity
+from mmclip_eval.suite import evaluate
+
+IDENTITY = ModelIdentity(model="colours", precision="fp32", checkpoint="runs/a", weights_sha256="00")
+
+
+def results_of(model, *folders, **settings):
+    datasets = [EvalDatasetConfig(name=folder.name, path=str(folder), **settings) for folder in folders]
+    return list(evaluate(model, datasets, IDENTITY, chunk_size=4))
+
+
+def values(result):
+    return {name: estimate.value for name, estimate in result.metrics.items()}
+
+
+def test_a_model_that_is_right_but_for_one_label_scores_exactly_that(classification_folder, colour_model):
+    (result,) = results_of(colour_model, classification_folder)
+    assert values(result) == {"acc1": 5 / 6, "mean_per_class_recall": pytest.approx((1 + 1 + 0.5) / 3)}
+    assert {name: estimate.chance for name, estimate in result.metrics.items()} == {
+        "acc1": pytest.approx(1 / 3),
+        "mean_per_class_recall": pytest.approx(1 / 3),
+    }
+    low, high = result.metrics["acc1"].interval
+    assert low < 5 / 6 <= high == 1.0
+
+
+def test_retrieval_both_ways_gives_the_figures_worked_out_by_hand(retrieval_folder, colour_model):
+    # Of five captions only "rather red" misses: it finds the red picture first, its own (white) second.
+    # The red picture misses too, since "rather red", which it does not own, ties with both of its captions.
+    # The white picture's own caption names no white, so only green and blue win.
+    (result,) = results_of(colour_model, retrieval_folder)
+    found = values(result)
+    assert found["image_retrieval_recall@1"] == 4 / 5
+    assert found["image_retrieval_recall@5"] == 1.0
+    assert found["text_retrieval_recall@1"] == 2 / 4
+    assert found["text_retrieval_recall@10"] == 1.0
+    assert result.metrics["image_retrieval_recall@1"].chance == pytest.approx(1 / 4)
+    assert result.metrics["text_retrieval_recall@1"].chance == pytest.approx((2 + 1 + 1 + 1) / 4 / 5)
+
+
+@pytest.mark.parametrize("classes", [3, 5, 7, 129])
+def test_a_collapsed_model_scores_no_more_than_chance(classes, tmp_path, write_tar, picture, constant_model):
+    root = tmp_path / "set"
+    red, numbers = picture("red"), range(2 * classes)
+    samples = [{"cls": b"%d" % (i % classes), "png": red, "txt": b"text %d" % i} for i in numbers]
+    write_tar(root / "test" / "0.tar", samples)
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "classnames.txt").write_text("\n".join(f"class {i}" for i in range(classes)))
+    tasks = ("zero_shot_classification", "zero_shot_retrieval")
+    results = results_of(constant_model, root, tasks=tasks, templates="simple")
+    assert [result.task for result in results] == list(tasks)
+    for result in results:
+        for name, estimate in result.metrics.items():
+            assert estimate.value <= estimate.chance + 1e-12, name
+
+
+@pytest.mark.parametrize("classes", [4, 5])
+def test_acc5_is_left_out_below_five_classes(classes, tmp_path, write_tar, picture, colour_model):
+    names = ["red", "green", "blue", "white", "black"][:classes]
+    write_tar(tmp_path / "a.tar", [{"cls": name.encode(), "png": picture(name)} for name in names])
+    (result,) = results_of(colour_model, tmp_path / "a.tar", templates="none")
+    assert ("acc5" in result.metrics) == (classes == 5)
+    assert result.metrics["acc1"].value == 1.0
+
+
+def test_one_pass_over_the_pictures_serves_all_tasks(tmp_path, write_tar, picture, colour_model):
+    colours = ["red", "green", "blue", "white", "black"]
+    write_tar(tmp_path / "a.tar", [{"cls": c.encode(), "txt": c.encode(), "png": picture(c)} for c in colours])
+    tasks = ("zero_shot_classification", "zero_shot_retrieval")
+    results = results_of(colour_model, tmp_path / "a.tar", tasks=tasks, templates="none")
+    assert len(results) == 2
+    assert colour_model.image_rows == [4, 4]  # five pictures in chunks of four, once
+
+
+def test_every_set_is_checked_before_any_is_encoded(classification_folder, retrieval_folder, colour_model):
+    (retrieval_folder / "test" / "nshards.txt").write_text("9")
+    with pytest.raises(UserError, match="nshards"):
+        results_of(colour_model, classification_folder, retrieval_folder)
+    assert colour_model.image_rows == []
+
+
+def test_two_sets_of_one_name_are_refused(classification_folder, colour_model):
+    with pytest.raises(UserError, match="'wds_colours' is given 2 times"):
+        results_of(colour_model, classification_folder, classification_folder)
+
+
+def test_a_model_of_nan_is_an_error_and_not_a_chance_score(classification_folder, colour_model, monkeypatch):
+    monkeypatch.setattr(colour_model, "embed_uint8", lambda images: torch.full((len(images), 5), math.nan))
+    with pytest.raises(UserError, match=r"sample wds_colours/0\.tar/s0000000: its embedding is not finite"):
+        results_of(colour_model, classification_folder)
+
+
+def test_the_result_file_says_all_that_produced_it(classification_folder, colour_model, tmp_path):
+    (result,) = results_of(colour_model, classification_folder)
+    content = json.loads(result.write(tmp_path / "results").read_text())
+    assert content["metrics"]["acc1"] == 5 / 6
+    assert content["prompts"]["templates"] == ["a {c} thing", "something {c}"]
+    assert content["class_names"]["source"].endswith("classnames.txt")
+    assert (content["num_samples"], content["num_classes"]) == (6, 3)
+    assert content["preprocess"]["size"] == [8, 8]
+    assert content["checkpoint"] == {"path": "runs/a", "weights_sha256": "00"}
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["dataset_fingerprint"]
+    assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= set(content)
+
+
+def test_progress_is_reported_with_the_name_of_the_set(classification_folder, colour_model):
+    seen = []
+    datasets = [EvalDatasetConfig(name="colours", path=str(classification_folder))]
+    list(evaluate(colour_model, datasets, IDENTITY, chunk_size=4, progress=lambda *step: seen.append(step)))
+    assert seen == [("colours", 4, 6), ("colours", 6, 6)]
