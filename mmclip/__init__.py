@@ -6,13 +6,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmclip.torchvision_ops import define_missing_ops
+from mmclip.torchvision_ops import install
 
 if TYPE_CHECKING:
     from mmclip.towers.two_tower import TwoTower
 
-# Before anyone imports open_clip or timm: beside a torch that torchvision's extension does not fit, their import fails.
-define_missing_ops()
+install()  # open_clip, timm and accelerate's command import torchvision, which may not fit the torch beside it
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
-from mmclip.torchvision_ops import define_missing_ops
 from mmclip.towers.architecture import ModelConfig, model_cfg_of
 from mmclip.towers.two_tower import TwoTower, initial_log_scale
 from mmclip.towers.weights import CONFIG_FILE, fill, load_weights
@@ -91,7 +90,6 @@ def _set_start(model: TwoTower, config: ModelConfig) -> None:
 
 def _released(name: str) -> TwoTower:
     """A model of open_clip's registry, with the activation, mean and filter that its tag was trained with."""
-    define_missing_ops()
     import open_clip
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 

@@ -9,7 +9,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.torchvision_ops import define_missing_ops
 
 CHARACTERS_PER_TOKEN = 16
 """A caption is cut to this many characters per token of context before it is split: one of 1 MB would cost a second."""
@@ -26,7 +25,6 @@ class Tokenizer:
     """
 
     def __init__(self, text_cfg: Mapping[str, Any], folder: Path | None = None) -> None:
-        define_missing_ops()
         from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
         self.context_length: int = text_cfg.get("context_length", 77)

@@ -1,1 +1,14 @@
-import mmclip  # noqa: F401  (defines the operators that torchvision lacks before any test imports open_clip)
+"""What every test runs under: no model hub, one thread a worker, deterministic kernels."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would download must fail, not wait
+os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start; several workers share the cores
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it deterministic mode refuses matrix products on CUDA
+
+import torch
+
+import mmclip  # noqa: F401  (declares the operators that torchvision may lack before a test imports open_clip)
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)

@@ -117,7 +117,7 @@ class Trackio:
         self._run = trackio.init(project=project, name=name, config=dict(settings), resume="allow", embed=False)
 
     def write(self, step: int, samples_seen: int, metrics: Mapping[str, float]) -> None:
-        """Log a row."""
+        """Log a row; a step that is run again after a resume is recorded twice."""
         self._run.log({**metrics, "samples_seen": samples_seen}, step=step)
 
     def close(self) -> None:

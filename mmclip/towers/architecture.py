@@ -7,7 +7,6 @@ from typing import Any
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.torchvision_ops import define_missing_ops
 from mmclip.towers.presets import PRESETS
 
 
@@ -35,7 +34,6 @@ def model_cfg_of(arch: str) -> dict[str, Any]:
     """
     if arch in PRESETS:
         return deepcopy(PRESETS[arch])
-    define_missing_ops()
     import open_clip
 
     found = open_clip.get_model_config(arch.replace("/", "-")) if ":" not in arch else None

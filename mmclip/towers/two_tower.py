@@ -17,7 +17,6 @@ from mmclip.batch import TowerOutput
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
-from mmclip.torchvision_ops import define_missing_ops
 from mmclip.towers.architecture import check_model_cfg
 from mmclip.towers.text import can_trim, encode_text, text_lengths
 
@@ -175,7 +174,6 @@ class _evaluating:
 
 
 def _build_backbone(model_cfg: dict[str, Any]) -> nn.Module:
-    define_missing_ops()
     from open_clip.model import CLIP, CustomTextCLIP
 
     table = deepcopy(model_cfg)

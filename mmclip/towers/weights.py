@@ -10,7 +10,6 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
-from mmclip.torchvision_ops import define_missing_ops
 from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -62,7 +61,6 @@ def fill(model: TwoTower, weights: Path) -> None:
     Raises:
         UserError: the file is unreadable, or keys or shapes differ from the model's.
     """
-    define_missing_ops()
     from open_clip.factory import load_checkpoint
 
     try:

@@ -78,3 +78,19 @@ def test_without_torchvision_nothing_is_declared():
         import torch
         assert not hasattr(torch.ops.torchvision, "nms")
     """)
+
+
+def test_import_of_mmclip_is_enough_and_imports_nothing_heavy():
+    out = run_python("""
+        import sys
+        import mmclip
+        heavy = {"torch", "torchvision", "open_clip", "numpy"} & set(sys.modules)
+        import open_clip
+        print(heavy, open_clip.__version__ != "")
+    """)
+    assert out == "set() True"
+
+
+def test_installed_environment_imports_open_clip_without_mmclip_being_named():
+    """What `accelerate launch` needs: its own command imports timm, hence torchvision, before any code of ours."""
+    assert run_python("import timm, open_clip; print('imported')") == "imported"

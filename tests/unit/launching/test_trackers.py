@@ -1,6 +1,8 @@
 import importlib.util
 import json
 import math
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,9 @@ def test_a_resumed_run_appends_to_its_metrics(tmp_path):
 
 
 def test_ranks_other_than_the_main_one_leave_no_file(tmp_path):
-    record(build_writers(TrackersConfig(tensorboard=True, wandb=True), tmp_path, SETTINGS, 0, is_main=False), range(1, 3))
+    record(
+        build_writers(TrackersConfig(tensorboard=True, wandb=True), tmp_path, SETTINGS, 0, is_main=False), range(1, 3)
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,23 +90,40 @@ def test_wandb_stores_rows_offline_and_a_resumed_run_keeps_its_id(tmp_path, monk
 
 
 def wandb_rows(path: Path) -> list[tuple[int, int, float]]:
-    """(step, samples seen, loss) of every row in W&B's offline store, read by W&B itself."""
+    """(step, samples seen, loss) of every history row in W&B's offline store."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, rows = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
+    rows = []
+    for data in leveldb_records(path.read_bytes()):
         message = wandb_internal_pb2.Record()
         message.ParseFromString(data)
         if message.WhichOneof("record_type") == "history":
-            items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in message.history.item}
+            items = {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in message.history.item
+            }
             rows.append((items["_step"], items["samples_seen"], items["train/loss"]))
     return rows
 
 
+def leveldb_records(data: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log with W&B's 7-byte header: chunks of (crc, size, kind) that cross no 32 KiB block."""
+    block, header, position, record = 32768, 7, 7, b""
+    while position + header <= len(data):
+        if (left := block - position % block) < header:
+            position += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        record += data[position + header : position + header + size]
+        position += header + size
+        if kind in (1, 4):  # a whole record, or the last chunk of one
+            yield record
+            record = b""
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio needs pillow < 13, not in constraints.txt")
+@pytest.mark.skipif(
+    importlib.util.find_spec("trackio") is None, reason="trackio needs pillow < 13, not in constraints.txt"
+)
 def test_trackio_stores_rows_locally_and_a_resumed_run_continues(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
     import trackio
@@ -113,5 +134,6 @@ def test_trackio_stores_rows_locally_and_a_resumed_run_continues(tmp_path, monke
     record(build_writers(trackers, folder, SETTINGS, 0, is_main=True), range(1, 4))
     record(build_writers(trackers, folder, SETTINGS, 3, is_main=True), range(4, 6))
     [run] = trackio.Api().runs("tests")
-    rows = [(row["step"], row["samples_seen"], row["train/loss"]) for row in run.history()]
+    logs = trackio.SQLiteStorage.get_logs("tests", run.name)
+    rows = [(row["step"], row["samples_seen"], row["train/loss"]) for row in logs]
     assert rows == [(s, 8 * s, 1 / s) for s in range(1, 6)]

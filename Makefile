@@ -1,0 +1,38 @@
+# Each target makes its own environment in .venv and works in a fresh clone with nothing but Python 3.11 or later.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+# Test workers share the cores: one thread each. Several workers with all threads each are slower than one.
+TEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
+
+.PHONY: demo test test-slow check bench clean
+
+demo: $(STAMP)
+	@$(VENV)/bin/mmclip demo
+
+test: $(STAMP)
+	@$(TEST) -q -m "not slow" tests
+
+test-slow: $(STAMP)
+	@$(TEST) -q -m slow tests
+
+check: $(STAMP)
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/pyright
+	@$(VENV)/bin/lint-imports --no-cache
+	@git ls-files -z | xargs -0 $(VENV)/bin/codespell
+
+bench: $(STAMP)
+	@test -n "$(NAME)" || { echo "which one? make bench NAME=one of: $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))"; exit 2; }
+	@$(VENV)/bin/python benchmarks/$(NAME).py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmclip needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	@test -x $(VENV)/bin/python || { echo "making $(VENV) (once; some minutes)"; $(PYTHON) -m venv $(VENV); }
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

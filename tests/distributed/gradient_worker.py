@@ -1,0 +1,45 @@
+"""Run under python, torchrun or accelerate launch: take three steps of a run and write what each of them saw and did.
+
+Arguments: the run file, the folder for the answers.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from mmclip.batch import DataPosition
+from mmclip.training.progress import Progress
+from mmclip_launch.run_config import load_run_config
+from mmclip_launch.train import assemble, build_accelerator
+
+
+def main(run_file: Path, answers: Path) -> None:
+    for objective in ("clip", "siglip"):
+        config = load_run_config(run_file, ["--objective.type", objective])
+        accelerator = build_accelerator(config)
+        run = assemble(config, accelerator)
+        gradients = {}
+
+        def note(*_: object, module=run.step.module, gradients=gradients) -> None:
+            gradients.update({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+
+        run.step.bare_optimizer.register_step_pre_hook(note)
+        progress, batches = Progress(), run.loader.batches(DataPosition(0))
+        steps = []
+        for number in range(3):
+            batch = next(batches)
+            report = run.step(batch, progress)
+            loss = accelerator.reduce(report.loss, "mean").item()
+            steps.append({"ids": batch.ids, "keys": batch.keys.tolist(), "lr": report.learning_rate, "loss": loss})
+            if accelerator.is_main_process:
+                save_file(gradients, answers / f"{objective}-gradients-{number}.safetensors")
+            progress = progress.after(config.global_batch_size)
+        (answers / f"{objective}-steps-{accelerator.process_index}.json").write_text(json.dumps(steps))
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

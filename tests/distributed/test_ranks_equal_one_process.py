@@ -1,0 +1,80 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+WORKER = Path(__file__).with_name("gradient_worker.py")
+BIN = Path(sys.executable).parent
+
+RUN = """
+output = "unused"
+global_batch_size = 24
+precision = "fp64"
+device = "cpu"
+length = { steps = 30 }
+[data]
+source = { type = "tars", shards = "embedded:emoji/unseen-concept-*.tar" }
+captions = ["txt", "json:captions"]
+workers = 0
+[model]
+arch = "nano-vit-32"
+[optimizer]
+lr = 1e-3
+"""
+
+LAUNCHERS = {
+    "torchrun 2": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
+    "torchrun 3": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "3"],
+    "accelerate 2": [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+}  # fmt: skip
+
+
+def answers_of(command: list[str], folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "run.toml").write_text(RUN)
+    done = subprocess.run(
+        [*command, str(WORKER), str(folder / "run.toml"), str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return answers_of([sys.executable], tmp_path_factory.mktemp("alone") / "answers")
+
+
+@pytest.mark.parametrize(
+    "launcher", ["torchrun 2", pytest.param("torchrun 3", marks=pytest.mark.slow), "accelerate 2"]
+)
+def test_ranks_give_the_gradients_ids_and_rates_of_one_process(launcher: str, alone: Path, tmp_path: Path):
+    together = answers_of(LAUNCHERS[launcher], tmp_path / "answers")
+    ranks = int(launcher.split()[1])
+    for objective in ("clip", "siglip"):
+        single = json.loads((alone / f"{objective}-steps-0.json").read_text())
+        several = [json.loads((together / f"{objective}-steps-{rank}.json").read_text()) for rank in range(ranks)]
+        for number, step in enumerate(single):
+            parts = [steps[number] for steps in several]
+            assert sum((part["ids"] for part in parts), []) == step["ids"]
+            assert sum((part["keys"] for part in parts), []) == step["keys"]
+            assert {part["lr"] for part in parts} == {step["lr"]}
+            assert all(abs(part["loss"] - step["loss"]) < 1e-12 * abs(step["loss"]) for part in parts)
+            expected = load_file(alone / f"{objective}-gradients-{number}.safetensors")
+            got = load_file(together / f"{objective}-gradients-{number}.safetensors")
+            assert got.keys() == expected.keys()
+            scale = max(float(gradient.norm()) for gradient in expected.values())
+            assert scale > 1e-6
+            for name, gradient in expected.items():
+                difference = float((got[name] - gradient).norm())
+                assert difference <= 1e-9 * max(float(gradient.norm()), 1e-6 * scale), name
+        assert "towers.backbone.logit_scale" in expected
+        assert ("towers.backbone.logit_bias" in expected) == (objective == "siglip")
