@@ -8,7 +8,7 @@ import, whoever makes it, and declares the two operators just before; nothing he
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ _searching: list[bool] = []  # not empty while we look for torchvision ourselves
 class _BeforeTorchvision(MetaPathFinder):
     """Finds nothing itself: it acts when torchvision is looked for, and lets the search go on."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+    def find_spec(self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None) -> None:
         if fullname == "torchvision":
             on_search()
 

@@ -7,6 +7,7 @@
 This is the only place that sees every part; read `mmclip/training/loop.py` next, then `step.py` beside it.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,10 +112,20 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
-    """Devices, precision and process group; the loader, the schedule and all saving stay ours."""
+    """Devices, precision and process group; the loader, the schedule and all saving stay ours.
+
+    Raises:
+        UserError: a launcher started several processes that did not find each other.
+    """
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     precision = "bf16" if config.precision == "bf16" else "no"
-    return Accelerator(mixed_precision=precision, cpu=config.device == "cpu", kwargs_handlers=[ddp])
+    # Without `cpu`, Accelerate leaves the processes of a launcher on a machine without a device unaware of each other.
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise UserError(f"the launcher started {launched} processes, but this one sees {accelerator.num_processes}")
+    return accelerator
 
 
 def tokenize(towers: TwoTower, captions: Sequence[str]) -> Tensor:

@@ -33,6 +33,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny-resnet-64": {"embed_dim": 128, "vision_cfg": _timm("test_resnet", 64), "text_cfg": _text(128, 2, 24)},
     "tiny-resnet-32": {"embed_dim": 64, "vision_cfg": _timm("test_resnet", 32), "text_cfg": _text(64, 1, 16)},
     # Without batch norm: for several processes, and for tests that compare them.
-    "tiny-vit-64": {"embed_dim": 128, "vision_cfg": _vit(64, 8, 128, 4), "text_cfg": _text(128, 2, 24)},
+    "tiny-vit-64": {"embed_dim": 128, "vision_cfg": _vit(64, 16, 128, 4), "text_cfg": _text(128, 2, 24)},
     "nano-vit-32": {"embed_dim": 32, "vision_cfg": _vit(32, 8, 64, 2), "text_cfg": _text(64, 1, 16)},
 }

@@ -78,11 +78,14 @@ def test_tensorboard_reads_each_step_once_after_a_resume(tmp_path):
 def test_wandb_stores_rows_offline_and_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    import wandb
+
     folder = tmp_path / "some-run"
     folder.mkdir()
     trackers = TrackersConfig(wandb=True, project="tests")
     record(build_writers(trackers, folder, SETTINGS, 0, is_main=True), range(1, 4))
     record(build_writers(trackers, folder, SETTINGS, 3, is_main=True), range(4, 6))
+    wandb.teardown()  # W&B's own process may still be writing when a run has finished; this waits until it has ended
     stores = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
     assert len({path.name for path in stores}) == 1, "one id for both parts of the run"
     rows = sorted(row for path in stores for row in wandb_rows(path))
