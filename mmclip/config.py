@@ -1,6 +1,6 @@
 """`config`: the decorator of every configuration class, which stands beside the thing it configures."""
 
-from typing import TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -15,4 +15,5 @@ def config(cls: type[T]) -> type[T]:
     Strict, because pydantic would otherwise read the string "7" as the integer 7 and ignore a misspelt key.
     """
     settings = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-    return dataclass(frozen=True, kw_only=True, config=settings)(cls)
+    made: Any = dataclass(frozen=True, kw_only=True, config=settings)(cls)
+    return made

@@ -35,7 +35,7 @@ def words(seed: int, stream: Stream, position: int, count: int) -> NDArray[np.ui
 
 def uniform(seed: int, stream: Stream, position: int, count: int) -> NDArray[np.float64]:
     """`count` doubles in [0, 1) with 53 random bits each."""
-    return (words(seed, stream, position, count) >> np.uint64(11)) * 2.0**-53
+    return (words(seed, stream, position, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integer(seed: int, stream: Stream, position: int, bound: int) -> int:

@@ -1,1 +1,1 @@
-"""The data rooms: shards (the format), loading (the training-time path), features (cached encode passes), pipelines (offline jobs)."""
+"""The data rooms: shards (the format), loading (the training path), features (encode passes), pipelines (offline jobs)."""

@@ -8,10 +8,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_eval.result import EvalResult, ModelIdentity
-from mmclip_eval.suite import evaluate
-from mmclip_eval.table import notes_of, results_table
 from rich.progress import Progress
 
 from mmclip.envelope import sha256
@@ -19,6 +15,10 @@ from mmclip.errors import UserError
 from mmclip.release import load, model_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import WEIGHTS_FILE
+from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.result import EvalResult, ModelIdentity
+from mmclip_eval.suite import evaluate
+from mmclip_eval.table import notes_of, results_table
 from mmclip_launch.run_config import load_run_config
 from mmclip_launch.screen import Screen
 

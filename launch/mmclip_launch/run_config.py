@@ -10,9 +10,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmclip_data.loading.loader import DataConfig
-from mmclip_eval.datasets import EvalDatasetConfig
-
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.objectives import ObjectiveConfig
@@ -22,6 +19,8 @@ from mmclip.training.checkpoint import CheckpointConfig
 from mmclip.training.optim import OptimizerConfig
 from mmclip.training.progress import LengthConfig
 from mmclip.training.schedule import ScheduleConfig
+from mmclip_data.loading.loader import DataConfig
+from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.tables import explain, from_table, read_toml, union_paths
 from mmclip_launch.trackers import TrackersConfig
 

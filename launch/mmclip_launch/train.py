@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from mmclip_data.loading.loader import Layout, TrainLoader
-from mmclip_eval.result import EvalResult
 from torch import Tensor
 
 from mmclip.batch import DataPosition
@@ -32,6 +31,8 @@ from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
+from mmclip_data.loading.loader import Layout, TrainLoader
+from mmclip_eval.result import EvalResult
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
 from mmclip_launch.hooks import LEDGER, RunHooks, truncate_lines
 from mmclip_launch.run_config import RunConfig, load_run_config
@@ -121,6 +122,7 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     precision = "bf16" if config.precision == "bf16" else "no"
     # Without `cpu`, Accelerate leaves the processes of a launcher on a machine without a device unaware of each other.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    AcceleratorState._reset_state()  # a second run in one process may have another precision
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:

@@ -33,6 +33,6 @@ def infonce_reference(
     """The definition, one pair at a time, in one process: the oracle of the tests."""
     logits = scale * image_embed @ text_embed.T
     pairs = range(len(logits))
-    image_to_text = sum(torch.logsumexp(logits[i], dim=0) - logits[i, i] for i in pairs)
-    text_to_image = sum(torch.logsumexp(logits[:, i], dim=0) - logits[i, i] for i in pairs)
-    return (image_to_text + text_to_image) / (2 * len(logits))
+    image_to_text = [torch.logsumexp(logits[i], dim=0) - logits[i, i] for i in pairs]
+    text_to_image = [torch.logsumexp(logits[:, i], dim=0) - logits[i, i] for i in pairs]
+    return torch.stack(image_to_text + text_to_image).sum() / (2 * len(logits))

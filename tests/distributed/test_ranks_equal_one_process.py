@@ -53,9 +53,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return answers_of([sys.executable], tmp_path_factory.mktemp("alone") / "answers")
 
 
-@pytest.mark.parametrize(
-    "launcher", ["torchrun 2", pytest.param("torchrun 3", marks=pytest.mark.slow), "accelerate 2"]
-)
+@pytest.mark.parametrize("launcher", ["torchrun 2", pytest.param("torchrun 3", marks=pytest.mark.slow), "accelerate 2"])
 def test_ranks_give_the_gradients_ids_and_rates_of_one_process(launcher: str, alone: Path, tmp_path: Path):
     together = answers_of(LAUNCHERS[launcher], tmp_path / "answers")
     ranks = int(launcher.split()[1])

@@ -32,7 +32,9 @@ def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     run_file.write_text(RUN)
     command = [sys.executable, "-m", "mmclip_launch.train", str(run_file), "--output", str(folder), *flags]
     # Its own process group, so that a kill takes the loader's workers along, as a lost machine would.
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def finish(child: subprocess.Popen[str]) -> str:

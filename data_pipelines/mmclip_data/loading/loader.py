@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-import webdataset as wds
 from jaxtyping import Int
 from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader
+from webdataset.pipeline import DataPipeline
 
 from mmclip.batch import DataPosition, ImageTextBatch, Replacement
 from mmclip.config import config
@@ -130,10 +130,10 @@ class TrainLoader:
         """Samples of the source."""
         return self.plan.samples_per_epoch
 
-    def pipeline(self, start: DataPosition) -> wds.DataPipeline:
+    def pipeline(self, start: DataPosition) -> DataPipeline:
         """The stages themselves, for those who add some of their own."""
         planned = PlannedSource(self.source, self.plan, self.layout, start)
-        return wds.DataPipeline(planned, Prepare(planned, self.maps), self.assemble)
+        return DataPipeline(planned, Prepare(planned, self.maps), self.assemble)
 
     def batches(self, start: DataPosition) -> Iterator[ImageTextBatch]:
         """Batches from `start` on, in order, loaded ahead by the workers."""

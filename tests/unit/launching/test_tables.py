@@ -56,7 +56,10 @@ FAULTS = {
         'name = "a"\nshape = { type = "circle", radios = 2.0 }',
         r"shape.radios: unknown key; did you mean 'radius'\? known keys: type, radius$",
     ),
-    "unknown key in a list": ('name = "a"\nmore = [{ radus = 1.0 }]', r"more.0.radus: unknown key; did you mean 'radius'"),
+    "unknown key in a list": (
+        'name = "a"\nmore = [{ radus = 1.0 }]',
+        r"more.0.radus: unknown key; did you mean 'radius'",
+    ),
     "wrong type": ('name = "a"\ncount = "7"', r"count: expected a valid integer, got '7'"),
     "fraction for a whole number": ('name = "a"\ncount = 7.5', r"count: expected a valid integer.*got 7.5"),
     "wrong nested type": (
@@ -99,7 +102,7 @@ def test_missing_file_names_its_neighbours(tmp_path: Path):
 
 
 def test_written_table_loads_back_to_an_equal_object(tmp_path: Path):
-    drawing = Drawing(name="ä \"quoted\"", shape=Square(side=0.1, corners=("x",)), more=(Circle(radius=1e-7), Circle()))
+    drawing = Drawing(name='ä "quoted"', shape=Square(side=0.1, corners=("x",)), more=(Circle(radius=1e-7), Circle()))
     assert load(to_toml(drawing), tmp_path) == drawing
 
 
