@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One training run on this machine, a process for each GPU, or as many as PROCESSES says:
-#   PROCESSES=2 launch/torchrun/local.sh launch/configs/tiny-vit.toml --device cpu
+#   PROCESSES=2 launch/torchrun/local.sh launch/configs/tiny-vit.toml
 set -euo pipefail
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 processes=${PROCESSES:-$((gpus > 0 ? gpus : 1))}

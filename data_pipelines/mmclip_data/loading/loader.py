@@ -142,7 +142,7 @@ class TrainLoader:
             return iter(pipeline)
         return iter(
             DataLoader(
-                pipeline,
+                pipeline,  # pyright: ignore[reportArgumentType]  # an IterableDataset, which webdataset's types do not say
                 batch_size=None,
                 num_workers=self.config.workers,
                 prefetch_factor=self.config.prefetch_batches,
