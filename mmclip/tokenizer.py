@@ -13,6 +13,9 @@ from mmclip.errors import UserError
 CHARACTERS_PER_TOKEN = 16
 """A caption is cut to this many characters per token of context before it is split: one of 1 MB would cost a second."""
 
+CACHED_TEXTS = 50_000
+"""Captions whose tokens are kept: splitting one costs half a millisecond, and captions come back every epoch."""
+
 
 class Tokenizer:
     """Text to token ids, padded to the context length, exactly as the stock open_clip tokenizer of the model does.
@@ -30,6 +33,7 @@ class Tokenizer:
         self.context_length: int = text_cfg.get("context_length", 77)
         """Tokens, start and end included."""
         options = dict(text_cfg.get("tokenizer_kwargs") or {})
+        self._cache: dict[str, Tensor] = {}
         self._name: str | None = text_cfg.get("hf_tokenizer_name")
         if self._name is None:
             self._tokenizer: Any = SimpleTokenizer(context_length=self.context_length, **options)
@@ -38,16 +42,23 @@ class Tokenizer:
         mode = text_cfg.get("tokenizer_mode")
         try:
             self._tokenizer = HFTokenizer(source, self.context_length, tokenizer_mode=mode, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise UserError(
                 f"tokenizer {source!r} cannot be loaded ({str(error).splitlines()[0]}); "
-                "expected its files in the checkpoint folder or a reachable Hugging Face hub"
+                "expected transformers (pip install mmclip[hf]), and its files in the checkpoint folder or a reachable hub"
             ) from error
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
         """Token ids of `context_length` columns; longer captions are cut and keep their end token."""
         limit = self.context_length * CHARACTERS_PER_TOKEN
-        return self._tokenizer([text[:limit] for text in texts]).to(torch.int64)
+        return torch.stack([self._row(text[:limit]) for text in texts])
+
+    def _row(self, text: str) -> Tensor:
+        if text not in self._cache:
+            if len(self._cache) >= CACHED_TEXTS:
+                self._cache.clear()
+            self._cache[text] = self._tokenizer([text])[0].to(torch.int64)
+        return self._cache[text]
 
     def save(self, folder: Path) -> None:
         """Write what a reader of the folder cannot make from `open_clip_config.json` alone."""

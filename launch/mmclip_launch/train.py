@@ -38,7 +38,7 @@ from mmclip_launch.hooks import LEDGER, RunHooks, truncate_lines
 from mmclip_launch.run_config import RunConfig, load_run_config
 from mmclip_launch.run_folder import claim, config_table, refuse_changes
 from mmclip_launch.screen import Screen
-from mmclip_launch.trackers import build_writers
+from mmclip_launch.trackers import build_writers, check_installed
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -94,6 +94,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     Raises:
         UserError: naming the field.
     """
+    check_installed(config.trackers)
     torch.manual_seed(config.seed)
     objective: Objective = config.objective.build()
     towers = create(config.model, objective.needs.logit_bias)

@@ -28,7 +28,9 @@ def run_all(lines: list[str], folder: Path) -> float:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     before = os.times()
     for line in lines:
-        done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
@@ -41,7 +43,9 @@ def metrics(folder: Path, name: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_the_three_stories_run_as_written(tmp_path: Path):
-    pretrain, score, finetune = [line for line in commands("## Three stories") if "tiny-vit" in line and "pictures" not in line][:3]
+    pretrain, score, finetune = [
+        line for line in commands("## Three stories") if "tiny-vit" in line and "pictures" not in line
+    ][:3]
     run_all([pretrain, score, finetune], tmp_path)
     unseen = json.loads(next((tmp_path / "runs/tiny-vit/results").glob("*.json")).read_text())
     assert unseen["dataset"] == "unseen-style"

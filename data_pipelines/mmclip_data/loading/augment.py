@@ -2,16 +2,20 @@
 
 import math
 
+import numpy as np
+import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageEnhance, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.preprocess import RESAMPLING, ImageSpec, pixels_of
+from mmclip.preprocess import RESAMPLING, ImageSpec
 from mmclip.randomness import Stream, uniform
 
 CROP_TRIES = 10
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 @config
@@ -55,7 +59,8 @@ def augment(
     image = image.resize((width, height), RESAMPLING[spec.interpolation], box=box)
     if config.flip and uniform(seed, Stream.FLIP, position, 1)[0] < config.flip:
         image = ImageOps.mirror(image)
-    return pixels_of(_recolour(image, config, seed, position))
+    pixels = _recolour(np.asarray(image), config, seed, position)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def _crop_box(
@@ -79,18 +84,18 @@ def _crop_box(
     return left, top, left + crop_width, top + crop_height
 
 
-def _recolour(image: Image.Image, config: AugmentConfig, seed: int, position: int) -> Image.Image:
-    strengths = {
-        ImageEnhance.Brightness: config.brightness,
-        ImageEnhance.Contrast: config.contrast,
-        ImageEnhance.Color: config.saturation,
-    }
-    if not any(strengths.values()) and not config.grayscale:
-        return image
-    *changes, grey = uniform(seed, Stream.COLOUR, position, len(strengths) + 1).tolist()
-    if grey < config.grayscale:
-        image = image.convert("L").convert("RGB")
-    for (enhancer, strength), draw in zip(strengths.items(), changes, strict=True):
-        if strength:
-            image = enhancer(image).enhance(1 + strength * (2 * draw - 1))
-    return image
+def _recolour(pixels: NDArray[np.uint8], config: AugmentConfig, seed: int, position: int) -> NDArray[np.uint8]:
+    """Blend with black, with the mean grey and with the grey picture: Pillow's enhancers, in one pass over small arrays."""
+    if not (config.brightness or config.contrast or config.saturation or config.grayscale):
+        return pixels
+    draws = uniform(seed, Stream.COLOUR, position, 4)
+    bright, contrast, saturation = 1 + np.array([config.brightness, config.contrast, config.saturation]) * (
+        2 * draws[:3] - 1
+    )
+    values = pixels.astype(np.float32) * np.float32(bright)
+    grey = values @ LUMA
+    values = grey[..., None] + np.float32(0.0 if draws[3] < config.grayscale else saturation) * (
+        values - grey[..., None]
+    )
+    mean = grey.mean()
+    return np.clip(mean + np.float32(contrast) * (values - mean) + 0.5, 0, 255).astype(np.uint8)
