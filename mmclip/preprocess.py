@@ -88,8 +88,8 @@ class ImageSpec:
 
 
 def pixels_of(image: Image.Image) -> UInt8[Tensor, "3 height width_px"]:
-    """The pixels of an RGB picture, channels first."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """The pixels of an RGB picture, channels first in shape and last in memory, as they were decoded."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmclip.batch import TowerOutput
 from mmclip.errors import UserError
@@ -95,7 +97,8 @@ class TwoTower(nn.Module):
         pixels = self.spec.normalise(images, self.logit_scale.dtype)
         if _is_channels_last(self.backbone):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        image_embed, text_embed = self.encode_image(pixels), self.encode_text(tokens)
+        with _attention_of(self.device):
+            image_embed, text_embed = self.encode_image(pixels), self.encode_text(tokens)
         dtype = self.logit_scale.dtype
         return TowerOutput(
             image_embed=F.normalize(image_embed.to(dtype), dim=-1),
@@ -156,6 +159,11 @@ class TwoTower(nn.Module):
                 return self.spec.to_uint8(opened)
         except OSError as error:
             raise UserError(f"picture {image} cannot be read: {error}") from error
+
+
+def _attention_of(device: torch.device) -> AbstractContextManager[None]:
+    """The attention kernel for training: torch's fused one for CPUs costs several times its plain one on short sequences."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 class _evaluating:

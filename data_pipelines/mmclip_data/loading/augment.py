@@ -3,19 +3,17 @@
 import math
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.preprocess import RESAMPLING, ImageSpec
+from mmclip.preprocess import RESAMPLING, ImageSpec, pixels_of
 from mmclip.randomness import Stream, uniform
 
 CROP_TRIES = 10
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float64)  # ITU-R BT.601
 
 
 @config
@@ -59,8 +57,7 @@ def augment(
     image = image.resize((width, height), RESAMPLING[spec.interpolation], box=box)
     if config.flip and uniform(seed, Stream.FLIP, position, 1)[0] < config.flip:
         image = ImageOps.mirror(image)
-    pixels = _recolour(np.asarray(image), config, seed, position)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return pixels_of(_recolour(image, config, seed, position))
 
 
 def _crop_box(
@@ -84,18 +81,18 @@ def _crop_box(
     return left, top, left + crop_width, top + crop_height
 
 
-def _recolour(pixels: NDArray[np.uint8], config: AugmentConfig, seed: int, position: int) -> NDArray[np.uint8]:
-    """Blend with black, with the mean grey and with the grey picture: Pillow's enhancers, in one pass over small arrays."""
+def _recolour(image: Image.Image, config: AugmentConfig, seed: int, position: int) -> Image.Image:
+    """Blends with black, with the picture's grey and with its mean grey, folded into one affine map of the channels."""
     if not (config.brightness or config.contrast or config.saturation or config.grayscale):
-        return pixels
+        return image
     draws = uniform(seed, Stream.COLOUR, position, 4)
     bright, contrast, saturation = 1 + np.array([config.brightness, config.contrast, config.saturation]) * (
         2 * draws[:3] - 1
     )
-    values = pixels.astype(np.float32) * np.float32(bright)
-    grey = values @ LUMA
-    values = grey[..., None] + np.float32(0.0 if draws[3] < config.grayscale else saturation) * (
-        values - grey[..., None]
-    )
-    mean = grey.mean()
-    return np.clip(mean + np.float32(contrast) * (values - mean) + 0.5, 0, 255).astype(np.uint8)
+    if draws[3] < config.grayscale:
+        saturation = 0.0
+    channels = bright * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
+    mean = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    pivot = bright * (1 - contrast) * float(LUMA @ np.array(mean))
+    affine = np.column_stack([channels, np.full(3, pivot)]).ravel()
+    return image.convert("RGB", tuple(affine.tolist()))

@@ -84,7 +84,8 @@ class Assemble:
             chosen = [next(samples) for _ in range(self.layout.batch_size)]
             keys = [int(words(self.seed, Stream.SAMPLE_KEY, s["__position__"], 1)[0]) >> 1 for s in chosen]
             yield ImageTextBatch(
-                images=torch.stack([sample["pixels"] for sample in chosen]),
+                # Decoders write channels last: so stacked, each picture is one copy, and convolutions like it so.
+                images=torch.stack([sample["pixels"].permute(1, 2, 0) for sample in chosen]).permute(0, 3, 1, 2),
                 tokens=self.tokenize([sample["caption"] for sample in chosen]),
                 keys=torch.tensor(keys, dtype=torch.int64),
                 ids=tuple(sample["__id__"] for sample in chosen),

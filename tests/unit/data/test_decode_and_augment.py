@@ -126,3 +126,22 @@ def test_grayscale_removes_colour():
 def test_impossible_crop_areas_are_refused(area: tuple[float, float]):
     with pytest.raises(ValueError, match="crop_area"):
         AugmentConfig(crop_area=area)
+
+
+ENHANCERS = {"brightness": "Brightness", "contrast": "Contrast", "saturation": "Color"}
+
+
+@pytest.mark.parametrize(("name", "enhancer"), ENHANCERS.items())
+def test_recolouring_equals_pillows_enhancers(name: str, enhancer: str):
+    from PIL import ImageEnhance
+
+    from mmclip.randomness import Stream, uniform
+
+    whole = {"crop_area": (1.0, 1.0), "crop_aspect": (1.5, 1.5)}
+    plain = augment(gradient(), SPEC, AugmentConfig(**whole), 0, 7)
+    factor = 1 + 0.5 * (2 * uniform(0, Stream.COLOUR, 7, 4)[list(ENHANCERS).index(name)] - 1)
+    picture = Image.fromarray(plain.permute(1, 2, 0).numpy())
+    expected = pixels_of(getattr(ImageEnhance, enhancer)(picture).enhance(factor))
+    got = augment(gradient(), SPEC, AugmentConfig(**whole, **{name: 0.5}), 0, 7)
+    assert (got.int() - expected.int()).abs().max() <= 2
+    assert (got.int() - plain.int()).abs().max() > 5
