@@ -161,7 +161,7 @@ class TwoTower(nn.Module):
             raise UserError(f"picture {image} cannot be read: {error}") from error
 
 
-def _attention_of(device: torch.device) -> AbstractContextManager[None]:
+def _attention_of(device: torch.device) -> AbstractContextManager[Any]:
     """The attention kernel for training: torch's fused one for CPUs costs several times its plain one on short sequences."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
