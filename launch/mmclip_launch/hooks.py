@@ -17,6 +17,7 @@ from mmclip.errors import UserError
 from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_old, save_checkpoint
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep
+from mmclip_data.loading.loader import TrainLoader
 from mmclip_launch.run_config import RunConfig
 from mmclip_launch.trackers import MetricWriter
 
@@ -26,6 +27,15 @@ HASH_SPACE = 2**62
 
 Evaluate = Callable[[Progress], Mapping[str, float]]
 Show = Callable[[Progress, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run, built and checked, before anything is written or trained."""
+
+    step: TrainStep
+    loader: TrainLoader
+    total_steps: int
 
 
 @dataclass(frozen=True)
@@ -50,23 +60,21 @@ class RunHooks:
         self,
         config: RunConfig,
         accelerator: Accelerator,
-        step: TrainStep,
+        run: Run,
         writer: MetricWriter,
-        total_steps: int,
-        data_fingerprint: str,
-        evaluate: Evaluate | None,
+        evaluate: Evaluate,
         show: Show,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
-        self.step = step
+        self.step = run.step
         self.writer = writer
-        self.total_steps = total_steps
-        self.data_fingerprint = data_fingerprint
+        self.total_steps = run.total_steps
+        self.data_fingerprint = run.loader.fingerprint
         self.run_evaluation = evaluate
         self.show = show
         self.folder = Path(config.output)
-        self.checkpoint_every = config.checkpoint.every_steps or max(1, total_steps // 10)
+        self.checkpoint_every = config.checkpoint.every_steps or max(1, run.total_steps // 10)
         self.bad_samples = 0
         self._noted: list[_Noted] = []
         self._since = time.perf_counter()
@@ -85,7 +93,7 @@ class RunHooks:
         """Evaluate before the first step and every `evaluation.every_steps`; the end is left to the finished checkpoint."""
         every = self.config.evaluation.every_steps
         due = progress.step == 0 or (every is not None and progress.step % every == 0)
-        if self.run_evaluation is None or not due or progress.step == self.total_steps:
+        if not self.config.evaluation.datasets or not due or progress.step == self.total_steps:
             return
         self.flush()
         if self.accelerator.is_main_process:

@@ -10,7 +10,7 @@ This is the only place that sees every part; read `mmclip/training/loop.py` next
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +33,9 @@ from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.loader import Layout, TrainLoader
 from mmclip_eval.result import EvalResult
+from mmclip_launch.config_files import packaged_config
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
-from mmclip_launch.hooks import LEDGER, RunHooks, truncate_lines
+from mmclip_launch.hooks import LEDGER, Run, RunHooks, truncate_lines
 from mmclip_launch.run_config import RunConfig, load_run_config
 from mmclip_launch.run_folder import claim, config_table, refuse_changes
 from mmclip_launch.screen import Screen
@@ -44,18 +45,11 @@ from mmclip_launch.trackers import build_writers, check_installed
 def main(arguments: Sequence[str]) -> None:
     """Parse `CONFIG.toml [--resume] [--FIELD VALUE ...]` and train."""
     words = [word for word in arguments if word != "--resume"]
+    if words and words[0] in ("-h", "--help"):  # the fields of some run, since help needs one
+        words = [str(packaged_config("tiny-vit")), "--help"]
     if not words or words[0].startswith("-"):
         raise UserError("expected a run file: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]")
     train(load_run_config(Path(words[0]), words[1:]), resume=len(words) < len(arguments))
-
-
-@dataclass(frozen=True)
-class Run:
-    """The parts of a run, built and checked, before anything is written or trained."""
-
-    step: TrainStep
-    loader: TrainLoader
-    total_steps: int
 
 
 def train(config: RunConfig, resume: bool = False) -> Path:
@@ -70,18 +64,16 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     folder = Path(config.output)
     progress = start_or_resume(config, resume, accelerator, run, screen)
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
-    writer = build_writers(config.trackers, folder, config_table(config), progress.step, accelerator.is_main_process)
-    towers = run.step.module.towers
-    evaluation = partial(evaluate_now, config, towers, screen) if config.evaluation.datasets else None
-    with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-        fingerprint = run.loader.fingerprint
-        hooks = RunHooks(config, accelerator, run.step, writer, run.total_steps, fingerprint, evaluation, show)
-        batches = run.loader.batches(DataPosition(progress.samples_seen))
-        progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
-    if config.evaluation.datasets and accelerator.is_main_process:
-        results = evaluate_checkpoint(str(folder), config.evaluation.datasets, None, screen)
-        writer.write(progress.step, progress.samples_seen, scores(results))
-    writer.close()
+    settings, is_main = config_table(config), accelerator.is_main_process
+    with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
+        with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
+            evaluation = partial(evaluate_now, config, run.step.module.towers, screen)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show)
+            batches = run.loader.batches(DataPosition(progress.samples_seen))
+            progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
+        if config.evaluation.datasets and is_main:
+            results = evaluate_checkpoint(str(folder), config.evaluation.datasets, None, screen)
+            writer.write(progress.step, progress.samples_seen, scores(results))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     screen.say(f"run folder: {folder}")

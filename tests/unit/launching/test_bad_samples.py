@@ -1,0 +1,77 @@
+"""A run over shards with rotten samples: each is replaced, counted and named, and too many end the run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmclip.errors import UserError
+from mmclip_data.shards import ShardWriter, expand_shards, open_index
+from mmclip_data.shards.read import ShardReader
+from mmclip_launch.run_config import load_run_config
+from mmclip_launch.train import train
+
+RUN = """
+output = "{folder}/run"
+global_batch_size = 32
+precision = "fp32"
+length = {{ epochs = 1 }}
+[data]
+source = {{ type = "tars", shards = "{folder}/shards" }}
+workers = {workers}
+{more}
+[model]
+arch = "nano-vit-32"
+"""
+
+
+def make_shards(folder: Path, rotten: int) -> list[str]:
+    """The embedded pictures of one style again; the first `rotten` of them are flipped on disk after they were indexed."""
+    (tar,) = expand_shards("embedded:emoji/unseen-concept-noto.tar")
+    names = []
+    with ShardReader(tar, open_index(tar)) as reader, ShardWriter(folder, "part-{:d}.tar", 1000) as writer:
+        for row in range(reader.index.num_samples):
+            writer.add(reader.index.key(row), reader.read(row))
+    (copy,) = folder.glob("*.tar")
+    index = open_index(copy)
+    with copy.open("r+b") as file:
+        for row in range(rotten):
+            place = index.members(row)["webp"]
+            file.seek(place.offset + place.size // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 1]))
+            names.append(f"train/part-0.tar/{index.key(row)}")
+    return names
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_rotten_samples_are_replaced_and_named(tmp_path: Path, workers: int):
+    rotten = make_shards(tmp_path / "shards", 5)
+    (tmp_path / "run.toml").write_text(RUN.format(folder=tmp_path, workers=workers, more=""))
+    folder = train(load_run_config(tmp_path / "run.toml"))
+    entries = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    assert {entry["sample_id"] for entry in entries} == set(rotten)
+    assert all("expected checksum" in entry["reason"] for entry in entries)
+    assert not {entry["replaced_by"] for entry in entries} & set(rotten)
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["train/bad_samples"] == len(entries)
+
+
+def test_too_many_bad_samples_end_the_run(tmp_path: Path):
+    make_shards(tmp_path / "shards", 40)
+    (tmp_path / "run.toml").write_text(RUN.format(folder=tmp_path, workers=0, more="max_bad_fraction = 0.05"))
+    with pytest.raises(UserError, match=r"samples were bad, more than data.max_bad_fraction=0.05 allows.*quarantine"):
+        train(load_run_config(tmp_path / "run.toml"))
+    assert len((tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()) > 10
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing(tmp_path: Path):
+    make_shards(tmp_path / "shards", 0)
+    text = RUN.format(folder=tmp_path, workers=0, more="").replace("epochs = 1", "steps = 6")
+    (tmp_path / "run.toml").write_text(text + "logit_scale = 1e30\n[optimizer]\nlr = 9.0\nmax_logit_scale = 1e37\n")
+    with pytest.raises(
+        UserError, match=r"step \d+: loss .*, gradient norm inf: the run has diverged; lower optimizer.lr \(now 9.0\)"
+    ):
+        train(load_run_config(tmp_path / "run.toml"))
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
