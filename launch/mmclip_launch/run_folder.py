@@ -1,6 +1,5 @@
 """The run folder: who may write there, and what a resumed run must have in common with the one that began."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +51,6 @@ def refuse_changes(config: RunConfig, folder: Path) -> None:
 def config_table(config: RunConfig) -> dict[str, Any]:
     """The configuration as flat `a.b.c` names, for trackers."""
     return _flat(to_table(config))
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """The most similar of the known names, for a message."""
-    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4)) or ", ".join(known)
 
 
 def _flat(table: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmclip.errors import BadSampleError, UserError
-from mmclip.randomness import Stream, integer
+from mmclip.randomness import Stream, words
 
 
 def members_of(fields: Iterable[str]) -> set[str]:
@@ -23,35 +23,39 @@ def members_of(fields: Iterable[str]) -> set[str]:
     return members
 
 
-def captions_of(sample: dict[str, Any], fields: Sequence[str]) -> list[str]:
-    """Every caption of a sample, in the order of `fields`, without repetition.
+def captions_of(sample: dict[str, Any], fields: Sequence[str]) -> list[list[str]]:
+    """The captions of a sample, one list for each of `fields` that has any.
 
     Raises:
         BadSampleError: no field yields a caption, or a member is not UTF-8 or not JSON.
     """
-    found: list[str] = []
+    found: list[list[str]] = []
     table: Any = None
     for field in fields:
         member, colon, path = field.partition(":")
         if member not in sample:
             continue
         try:
-            if not colon:
-                found.append(sample[member].decode())
-                continue
-            table = json.loads(sample[member]) if table is None else table
+            if colon:
+                table = json.loads(sample[member]) if table is None else table
+                texts = _texts(table, path)
+            else:
+                texts = [sample[member].decode()]
         except ValueError as error:
             raise BadSampleError(f"member {member!r}: {error}") from error
-        found.extend(_texts(table, path))
-    captions = list(dict.fromkeys(text for text in (text.strip() for text in found) if text))
-    if not captions:
+        texts = [stripped for stripped in (text.strip() for text in texts) if stripped]
+        if texts:
+            found.append(texts)
+    if not found:
         raise BadSampleError(f"no caption in {', '.join(fields)}")
-    return captions
+    return found
 
 
-def choose_caption(captions: Sequence[str], seed: int, position: int) -> str:
-    """One caption, each equally likely, as a function of the sample's position alone."""
-    return captions[integer(seed, Stream.CAPTION, position, len(captions))] if len(captions) > 1 else captions[0]
+def choose_caption(captions: Sequence[Sequence[str]], seed: int, position: int) -> str:
+    """One field, each equally likely, then one of its captions: a function of the sample's position alone."""
+    field, place = words(seed, Stream.CAPTION, position, 2).tolist()
+    chosen = captions[field * len(captions) >> 64]
+    return chosen[place * len(chosen) >> 64]
 
 
 def _texts(table: Any, path: str) -> list[str]:

@@ -39,7 +39,7 @@ class DataConfig:
     source: Annotated[IndexedTarsConfig | SyntheticConfig, Field(discriminator="type")]
     """Where the samples come from."""
     captions: tuple[str, ...] = ("txt",)
-    """Members that hold captions: `txt`, or `json:KEY` for a text or a list of texts; one of all is drawn each time."""
+    """Members that hold captions: `txt`, or `json:KEY` for one text or a list; a field is drawn, then one of its texts."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What happens to a training picture."""
     plan: PlanConfig = field(default_factory=PlanConfig)

@@ -6,8 +6,9 @@ from mmclip_data.loading.captions import captions_of, choose_caption, members_of
 SAMPLE = {"txt": b" a red apple \n", "json": b'{"captions": ["a red apple", "fruit", ""], "meta": {"alt": "an apple"}}'}
 
 
-def test_captions_are_pooled_from_all_fields_without_repetition():
-    assert captions_of(SAMPLE, ("txt", "json:captions", "json:meta.alt")) == ["a red apple", "fruit", "an apple"]
+def test_captions_come_in_a_list_for_each_field():
+    fields = ("txt", "json:captions", "json:nothing", "json:meta.alt")
+    assert captions_of(SAMPLE, fields) == [["a red apple"], ["a red apple", "fruit"], ["an apple"]]
 
 
 @pytest.mark.parametrize(
@@ -36,9 +37,10 @@ def test_malformed_field_is_refused(field: str):
         members_of((field,))
 
 
-def test_choice_is_a_function_of_seed_and_position():
-    captions = ["a", "b", "c"]
-    drawn = [choose_caption(captions, 0, position) for position in range(300)]
-    assert drawn == [choose_caption(captions, 0, position) for position in range(300)]
-    assert drawn != [choose_caption(captions, 1, position) for position in range(300)]
-    assert all(70 < drawn.count(caption) < 130 for caption in captions)
+def test_choice_is_a_function_of_seed_and_position_and_fair_between_fields():
+    captions = [["a"], ["b", "c"]]
+    drawn = [choose_caption(captions, 0, position) for position in range(400)]
+    assert drawn == [choose_caption(captions, 0, position) for position in range(400)]
+    assert drawn != [choose_caption(captions, 1, position) for position in range(400)]
+    assert 160 < drawn.count("a") < 240
+    assert all(70 < drawn.count(caption) < 130 for caption in "bc")
