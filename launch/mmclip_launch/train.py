@@ -59,6 +59,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         UserError: the configuration cannot work here, the folder is taken, or the run has diverged.
     """
     accelerator = build_accelerator(config)
+    share_cores(config, accelerator)
     screen = Screen(quiet=not accelerator.is_main_process)
     run = assemble(config, accelerator)
     folder = Path(config.output)
@@ -121,6 +122,17 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     if launched != accelerator.num_processes:
         raise UserError(f"the launcher started {launched} processes, but this one sees {accelerator.num_processes}")
     return accelerator
+
+
+def share_cores(config: RunConfig, accelerator: Accelerator) -> None:
+    """On CPUs, leave each loader process a core: two threads beside one worker on two cores are slower than one.
+
+    `OMP_NUM_THREADS`, which launchers set, wins.
+    """
+    if accelerator.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) // ranks_here
+        torch.set_num_threads(max(1, cores - config.data.workers))
 
 
 def tokenize(towers: TwoTower, captions: Sequence[str]) -> Tensor:

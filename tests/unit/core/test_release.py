@@ -73,7 +73,7 @@ def test_unreachable_weights_are_one_message(nano: TwoTower, monkeypatch: pytest
 
 def test_run_starts_from_a_folder_with_its_architecture_and_preprocessing(nano: TwoTower, tmp_path: Path):
     save_weights(nano, tmp_path)
-    model = create(ModelConfig(arch="tiny-resnet-64", init=f"local-dir:{tmp_path}"), needs_logit_bias=False)
+    model = create(ModelConfig(arch="tiny-resnet-48", init=f"local-dir:{tmp_path}"), needs_logit_bias=False)
     assert model.training
     assert model.model_cfg["vision_cfg"] == nano.model_cfg["vision_cfg"]
     assert torch.equal(model.embed_texts(TEXTS), nano.embed_texts(TEXTS))
