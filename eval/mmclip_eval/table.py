@@ -8,19 +8,22 @@ from rich.text import Text
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.result import EvalResult
 
-COLUMNS = ("data set", "task", "metric", "value", "95 % interval", "chance", "n")
+COLUMNS = ("data set and metric", "value", "95 % interval", "chance", "n")
 
 
 def results_table(results: Iterable[EvalResult]) -> Table:
-    """One row a metric; a figure whose interval reaches chance is dimmed."""
+    """A heading for each result and one row a metric, 80 columns wide; a figure whose interval reaches chance is dimmed."""
     table = Table(title="evaluation")
     for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if number < 3 else "right", no_wrap=number >= 2)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     for result in results:
-        for number, (name, estimate) in enumerate(result.metrics.items()):
-            heads = (result.dataset, result.task) if number == 0 else ("", "")
-            # Text, not str: rich would read a data set's "[name]" as markup.
-            table.add_row(*map(Text, (*heads, *_cells(name, estimate, result.num_samples))), style=_style(estimate))
+        # Text, not str: rich would read a data set's "[name]" as markup.
+        heading = Text(
+            f"{result.dataset}, {result.task.replace('_', ' ').replace('zero shot', 'zero-shot')}", style="bold"
+        )
+        table.add_row(heading, "", "", "", f"{result.num_samples:,}")
+        for name, estimate in result.metrics.items():
+            table.add_row(*map(Text, _cells(name, estimate)), style=_style(estimate))
         table.add_section()
     return table
 
@@ -30,9 +33,9 @@ def notes_of(results: Iterable[EvalResult]) -> list[str]:
     return list(dict.fromkeys(f"{result.dataset}: {note}" for result in results for note in result.notes))
 
 
-def _cells(name: str, estimate: Estimate, samples: int) -> tuple[str, ...]:
+def _cells(name: str, estimate: Estimate) -> tuple[str, ...]:
     low, high = estimate.interval
-    return name, f"{estimate.value:.4f}", f"{low:.4f} to {high:.4f}", f"{estimate.chance:.4f}", f"{samples:,}"
+    return f"  {name}", f"{estimate.value:.4f}", f"{low:.4f} to {high:.4f}", f"{estimate.chance:.4f}", ""
 
 
 def _style(estimate: Estimate) -> str:

@@ -74,10 +74,12 @@ def test_file_names_are_safe_and_no_two_data_sets_share_one():
 
 def test_the_table_shows_each_figure_beside_its_interval_and_chance():
     printed = io.StringIO()
-    Console(width=140, file=printed).print(results_table([replace(RESULT, dataset="[red]set")]))
+    Console(width=80, file=printed).print(results_table([replace(RESULT, dataset="[red]set")]))
     row = next(line for line in printed.getvalue().splitlines() if "acc1" in line)
     cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
-    assert cells == ["[red]set", "zero_shot_classification", "acc1", "0.7500", "0.5000 to 1.0000", "0.2000", "1,234"]
+    assert cells == ["acc1", "0.7500", "0.5000 to 1.0000", "0.2000", ""]
+    heading = next(line for line in printed.getvalue().splitlines() if "[red]set" in line)
+    assert "1,234" in heading
     assert notes_of([RESULT, RESULT]) == ["colours: 2 of 5 classes have no sample"]
 
 
