@@ -53,7 +53,7 @@ def captions_of(sample: dict[str, Any], fields: Sequence[str]) -> list[list[str]
 
 def choose_caption(captions: Sequence[Sequence[str]], seed: int, position: int) -> str:
     """One field, each equally likely, then one of its captions: a function of the sample's position alone."""
-    field, place = words(seed, Stream.CAPTION, position, 2).tolist()
+    field, place = (int(word) for word in words(seed, Stream.CAPTION, position, 2))
     chosen = captions[field * len(captions) >> 64]
     return chosen[place * len(chosen) >> 64]
 

@@ -77,7 +77,7 @@ def test_the_table_shows_each_figure_beside_its_interval_and_chance():
     Console(width=80, file=printed).print(results_table([replace(RESULT, dataset="[red]set")]))
     row = next(line for line in printed.getvalue().splitlines() if "acc1" in line)
     cells = [cell.strip() for cell in row.strip("│┃ ").split("│")]
-    assert cells == ["acc1", "0.7500", "0.5000 to 1.0000", "0.2000", ""]
+    assert cells == ["acc1", "0.7500", "0.5000 to 1.0000", "0.2000"]
     heading = next(line for line in printed.getvalue().splitlines() if "[red]set" in line)
     assert "1,234" in heading
     assert notes_of([RESULT, RESULT]) == ["colours: 2 of 5 classes have no sample"]
