@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Debian packages that some slow tests read their data from.
+# Debian packages that some tests need: a data set, and the browser that opens the report.
 set -euo pipefail
-packages=(dataset-fashion-mnist)
+packages=(dataset-fashion-mnist chromium fonts-dejavu-core)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")

@@ -8,7 +8,12 @@ VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
     "train": ("mmclip_launch.train", "one training run: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]"),
     "eval": ("mmclip_launch.evaluate", "zero-shot scores: mmclip eval CHECKPOINT [--dataset PATH ...]"),
+    "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN"),
     "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
+    "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),
+    "export": ("mmclip_launch.export", "weights for others, with a model card: mmclip export CHECKPOINT FOLDER"),
+    "doctor": ("mmclip_launch.doctor", "what this machine has, what is wrong with it, and how to mend it"),
+    "import-flags": ("mmclip_launch.import_flags", "an open_clip command line as a run file"),
 }
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -20,7 +25,7 @@ def main() -> None:
     """Entry point of the installed command."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {verb:8}{summary}" for verb, (_, summary) in VERBS.items())
+        lines = (f"  {verb:13}{summary}" for verb, (_, summary) in VERBS.items())
         print(HELP.format(verbs="\n".join(lines), tail=TAIL))
         sys.exit(0 if arguments else EXIT_USER_ERROR)
     if arguments[0] == "--version":

@@ -7,8 +7,8 @@ mmclip demo --seed 1 --output runs/demo-1
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmclip_launch.config_files import packaged_config
-from mmclip_launch.run_config import load_run_config
+from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 

@@ -19,7 +19,7 @@ from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.result import EvalResult, ModelIdentity
 from mmclip_eval.suite import evaluate
 from mmclip_eval.table import notes_of, results_table
-from mmclip_launch.run_config import load_run_config
+from mmclip_launch.run.config import load_run_config
 from mmclip_launch.screen import Screen
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmclip.training.progress import Progress as RunProgress
-from mmclip_launch.run_config import RunConfig
+from mmclip_launch.run.config import RunConfig
 
 Show = Callable[[RunProgress, Mapping[str, float]], None]
 

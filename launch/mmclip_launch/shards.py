@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmclip.errors import UserError
+from mmclip_launch.run.tables import explain
 from mmclip_launch.screen import Screen
-from mmclip_launch.tables import explain
 
 MAKERS = {
     "folder": ("mmclip_data.pipelines.folder", "FolderConfig", "make_folder"),

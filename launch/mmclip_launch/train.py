@@ -33,13 +33,13 @@ from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.loader import Layout, TrainLoader
 from mmclip_eval.result import EvalResult
-from mmclip_launch.config_files import packaged_config
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
-from mmclip_launch.hooks import LEDGER, Run, RunHooks, truncate_lines
-from mmclip_launch.run_config import RunConfig, load_run_config
-from mmclip_launch.run_folder import claim, config_table, refuse_changes
+from mmclip_launch.run.config import RunConfig, load_run_config
+from mmclip_launch.run.config_files import packaged_config
+from mmclip_launch.run.folder import claim, config_table, refuse_changes
+from mmclip_launch.run.hooks import LEDGER, Run, RunHooks, truncate_lines
+from mmclip_launch.run.trackers import build_writers, check_installed
 from mmclip_launch.screen import Screen
-from mmclip_launch.trackers import build_writers, check_installed
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from mmclip.batch import DataPosition
 from mmclip.training.progress import Progress
-from mmclip_launch.run_config import load_run_config
+from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import assemble, build_accelerator
 
 

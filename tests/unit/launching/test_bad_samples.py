@@ -8,7 +8,7 @@ import pytest
 from mmclip.errors import UserError
 from mmclip_data.shards import ShardWriter, expand_shards, open_index
 from mmclip_data.shards.read import ShardReader
-from mmclip_launch.run_config import load_run_config
+from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
 
 RUN = """

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mmclip_launch.run_config import load_run_config
+from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "nano_vit_losses.txt"

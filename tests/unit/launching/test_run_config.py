@@ -5,8 +5,8 @@ import pytest
 from mmclip.errors import UserError
 from mmclip.objectives import SiglipConfig
 from mmclip_data.loading.sources import SyntheticConfig
-from mmclip_launch.run_config import RunConfig, load_run_config, option_names
-from mmclip_launch.tables import to_toml
+from mmclip_launch.run.config import RunConfig, load_run_config, option_names
+from mmclip_launch.run.tables import to_toml
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIGS = sorted((REPOSITORY / "launch" / "configs").rglob("*.toml"))

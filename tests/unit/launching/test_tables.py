@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_launch.tables import from_table, read_toml, to_toml, union_paths
+from mmclip_launch.run.tables import from_table, read_toml, to_toml, union_paths
 
 
 @config

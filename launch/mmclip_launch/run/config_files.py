@@ -11,7 +11,7 @@ def packaged_config(name: str) -> Path:
     Raises:
         UserError: there is no such file.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     for folder in (here / "configs", here.parent / "configs"):
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mmclip.errors import UserError
-from mmclip_launch.run_config import SAFE_TO_CHANGE, RunConfig, load_run_config
-from mmclip_launch.tables import to_table, to_toml
+from mmclip_launch.run.config import SAFE_TO_CHANGE, RunConfig, load_run_config
+from mmclip_launch.run.tables import to_table, to_toml
 
 CONFIG = "config.toml"
 

@@ -18,8 +18,8 @@ from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.loader import TrainLoader
-from mmclip_launch.run_config import RunConfig
-from mmclip_launch.trackers import MetricWriter
+from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.trackers import MetricWriter
 
 LEDGER, QUARANTINE = "ledger.jsonl", "quarantine.jsonl"
 HASH_SPACE = 2**62

@@ -21,8 +21,8 @@ from mmclip.training.progress import LengthConfig
 from mmclip.training.schedule import ScheduleConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_launch.tables import explain, from_table, read_toml, union_paths
-from mmclip_launch.trackers import TrackersConfig
+from mmclip_launch.run.tables import explain, from_table, read_toml, union_paths
+from mmclip_launch.run.trackers import TrackersConfig
 
 
 @config
