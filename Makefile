@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Test workers share the cores: one thread each. Several workers with all threads each are slower than one.
 TEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check docs bench clean
 
 demo: $(STAMP)
 	@$(VENV)/bin/mmclip demo
@@ -23,6 +23,11 @@ check: $(STAMP)
 	@$(VENV)/bin/pyright
 	@$(VENV)/bin/lint-imports --no-cache
 	@git ls-files -z | xargs -0 $(VENV)/bin/codespell
+
+# The theme announces its successor at each build; the variable is its own switch for that.
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	@echo "build/docs/index.html"
 
 bench: $(STAMP)
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=one of: $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))"; exit 2; }

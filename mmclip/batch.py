@@ -46,15 +46,18 @@ class ImageTextBatch:
     position: DataPosition
     """The position after the whole global batch."""
     replaced: tuple[Replacement, ...] = ()
+    views: tuple[UInt8[Tensor, "batch 3 _ _"], ...] = ()
+    """Further views of the same pictures, in the order of `data.views`; `images` is view 0."""
 
     def to(self, device: torch.device) -> "ImageTextBatch":
         """The same batch with its tensors on `device`; the copy from pinned memory does not block."""
         move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens", "keys")}
-        return replace(self, **move)
+        return replace(self, **move, views=tuple(view.to(device, non_blocking=True) for view in self.views))
 
     def pin_memory(self) -> "ImageTextBatch":
         """The same batch in page-locked memory (called by torch's loader where CUDA is in use)."""
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in ("images", "tokens", "keys")})
+        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "tokens", "keys")}
+        return replace(self, **pinned, views=tuple(view.pin_memory() for view in self.views))
 
 
 @dataclass(frozen=True)
@@ -90,3 +93,7 @@ class StepReport:
     """L2 norm of the averaged gradient, before clipping."""
     learning_rate: float
     metrics: Mapping[str, Float[Tensor, ""]]
+    image_embed: Float[Tensor, "batch embed"]
+    """This rank's image embeddings before the update, without graph: who keeps the report keeps them in memory."""
+    text_embed: Float[Tensor, "batch embed"]
+    """The text embeddings of the same samples."""

@@ -1,4 +1,4 @@
-"""The two kinds of fault that carry a message for a person."""
+"""The kinds of fault that carry a message for a person."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class BadSampleError(ValueError):
     """A sample that will never be readable (checksum, decode, caption); the loader replaces it, counts it and names it."""
+
+
+class MachineError(Exception):
+    """The machine could not do what was asked (full disk, no memory, unreachable process): exit code 3."""

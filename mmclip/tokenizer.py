@@ -1,9 +1,13 @@
 """The tokenizer of a model: open_clip's own by name, saved with every checkpoint."""
 
+import heapq
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -13,8 +17,10 @@ from mmclip.errors import UserError
 CHARACTERS_PER_TOKEN = 16
 """A caption is cut to this many characters per token of context before it is split: one of 1 MB would cost a second."""
 
+CACHED_WORDS = 100_000
+"""Words whose tokens are kept: a caption of known words costs a tenth of one that is split anew."""
 CACHED_TEXTS = 50_000
-"""Captions whose tokens are kept: splitting one costs half a millisecond, and captions come back every epoch."""
+"""Captions whose tokens are kept where only the tokenizer itself knows what a word is, least recently used out first."""
 
 
 class Tokenizer:
@@ -33,10 +39,13 @@ class Tokenizer:
         self.context_length: int = text_cfg.get("context_length", 77)
         """Tokens, start and end included."""
         options = dict(text_cfg.get("tokenizer_kwargs") or {})
-        self._cache: dict[str, Tensor] = {}
+        self._words: ClipWords | None = None
+        self._row = lru_cache(CACHED_TEXTS)(self._split)
         self._name: str | None = text_cfg.get("hf_tokenizer_name")
         if self._name is None:
             self._tokenizer: Any = SimpleTokenizer(context_length=self.context_length, **options)
+            if self._tokenizer.reduction_fn is None:
+                self._words = ClipWords(self._tokenizer)
             return
         source = str(folder) if folder is not None and (folder / "tokenizer_config.json").is_file() else self._name
         mode = text_cfg.get("tokenizer_mode")
@@ -51,16 +60,82 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
         """Token ids of `context_length` columns; longer captions are cut and keep their end token."""
         limit = self.context_length * CHARACTERS_PER_TOKEN
+        if self._words is not None:
+            return torch.from_numpy(self._words.rows([text[:limit] for text in texts], self.context_length))
         return torch.stack([self._row(text[:limit]) for text in texts])
 
-    def _row(self, text: str) -> Tensor:
-        if text not in self._cache:
-            if len(self._cache) >= CACHED_TEXTS:
-                self._cache.clear()
-            self._cache[text] = self._tokenizer([text])[0].to(torch.int64)
-        return self._cache[text]
+    def _split(self, text: str) -> Tensor:
+        return self._tokenizer([text])[0].to(torch.int64)
 
     def save(self, folder: Path) -> None:
         """Write what a reader of the folder cannot make from `open_clip_config.json` alone."""
         if self._name is not None:
             self._tokenizer.save_pretrained(str(folder))
+
+
+class ClipWords:
+    """The splitting of open_clip's SimpleTokenizer, token for token, with the work of each word done once.
+
+    Its merging of a word takes time with the square of the word's length, and it keeps every word that it ever saw.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.is_lower = tokenizer.clean_fn.__name__ == "_clean_lower"
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    def rows(self, texts: Sequence[str], length: int) -> np.ndarray:
+        """Ids in `length` columns: start, text, end, zeros; a text that is too long is cut and keeps the end."""
+        out = np.zeros((len(texts), length), dtype=np.int64)
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        for row, text in zip(out, texts, strict=True):
+            ids = [start, *self.encode(text)][: length - 1]
+            ids.append(end)
+            row[: len(ids)] = ids
+        return out
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text without start and end."""
+        ids: list[int] = []
+        for word in self.tokenizer.pat.findall(self._cleaned(text)):
+            known = self._known.get(word)
+            ids += known if known is not None else self._learn(word)
+        return ids
+
+    def _cleaned(self, text: str) -> str:
+        # Mending (ftfy, HTML) takes most of the time and leaves such a text as it is.
+        spaced = text.replace("\n", " ").replace("\t", " ")
+        if self.is_lower and spaced.isascii() and spaced.isprintable() and "&" not in spaced:
+            return " ".join(spaced.split()).lower()
+        return self.tokenizer.clean_fn(text)
+
+    def _learn(self, word: str) -> tuple[int, ...]:
+        if len(self._known) >= CACHED_WORDS:
+            self._known = {}  # another one: threads may be reading this one
+        symbols = [self.tokenizer.byte_encoder[byte] for byte in word.encode("utf-8", errors="replace")]
+        is_special = "".join(symbols) in self.tokenizer.encoder and word in self.tokenizer.cache
+        merged = ["".join(symbols)] if is_special else _merged(symbols, self.tokenizer.bpe_ranks)
+        ids = self._known[word] = tuple(self.tokenizer.encoder[symbol] for symbol in merged)
+        return ids
+
+
+def _merged(symbols: list[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    """Join neighbours, the pair of the lowest rank and farthest left first, until no pair has a rank."""
+    parts = [*symbols[:-1], symbols[-1] + "</w>"]  # a part that has been joined to the one before it becomes ""
+    before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
+    heap = [(ranks[pair], left, pair) for left, pair in enumerate(pairwise(parts)) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        _, left, (first, second) = heapq.heappop(heap)
+        right = after[left] if parts[left] == first else len(parts)
+        if right >= len(parts) or parts[right] != second:
+            continue  # one of the two has been joined with something else
+        parts[left], parts[right] = first + second, ""
+        after[left] = after[right]
+        if after[right] < len(parts):
+            before[after[right]] = left
+        for start in (before[left], left):
+            end = after[start] if start >= 0 else len(parts)
+            if end < len(parts) and (pair := (parts[start], parts[end])) in ranks:
+                heapq.heappush(heap, (ranks[pair], start, pair))
+    return [part for part in parts if part]

@@ -52,7 +52,9 @@ def _shards(root: Path, split: str) -> tuple[Path, ...]:
     folder = root / split
     if not folder.is_dir():
         splits = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-        raise UserError(f"{root}: no split {split!r}; folders there: {', '.join(splits) or 'none'}")
+        raise UserError(
+            f"{root}: no split {split!r}: expected one of its folders (--split): {', '.join(splits) or 'none'}"
+        )
     declared = _declared_count(folder / "nshards.txt")
     expected = {f"{number}.tar" for number in range(declared)}
     present = {entry.name for entry in folder.glob("*.tar")}

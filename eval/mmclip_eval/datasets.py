@@ -9,6 +9,7 @@ from mmclip_data.shards.expand import expand_shards
 from mmclip_eval.captioned import Captioned, read_captioned
 from mmclip_eval.clip_benchmark_layout import is_clip_benchmark_folder, read_clip_benchmark_folder
 from mmclip_eval.fields import parse_field
+from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
 from mmclip_eval.sharded_samples import ShardedSamples
 from mmclip_eval.tasks import Task
@@ -36,6 +37,8 @@ class EvalDatasetConfig:
     """A packaged prompt set, a file, or the templates ({c} is the class name); None: the folder's own file."""
     language: str = "en"
     """Recorded in the result."""
+    group: str | None = None
+    """Where a sample's category stands, such as `json:category`: coarser than its class, for the report alone."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class EvalDataset:
     tasks: tuple[Task, ...]
     labelled: Labelled | None
     captioned: Captioned | None
+    groups: Groups | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -75,7 +79,8 @@ def open_dataset(settings: EvalDatasetConfig) -> EvalDataset:
         labelled = read_labelled(samples, settings.label, class_names, templates)
     if "zero_shot_retrieval" in tasks:
         captioned = read_captioned(samples, captions)
-    return EvalDataset(settings, samples, tuple(dict.fromkeys(tasks)), labelled, captioned)
+    groups = None if settings.group is None else read_groups(samples, settings.group)
+    return EvalDataset(settings, samples, tuple(dict.fromkeys(tasks)), labelled, captioned, groups)
 
 
 def _evident_task(samples: ShardedSamples, label: str, captions: tuple[str, ...]) -> Task:

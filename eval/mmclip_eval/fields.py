@@ -90,6 +90,15 @@ def read_label(field: Field, members: Mapping[str, bytes], sample_id: str) -> in
     if value is None or value == "" or isinstance(value, bool) or not isinstance(value, int | str):
         found = ", ".join(f".{extension}" for extension in members) or "none of the members asked for"
         raise UserError(
-            f"sample {sample_id}: no label at {field.text}: expected a class index or name, got {value!r:.80} ({found})"
+            f"sample {sample_id}: no label at {field.text}: expected a class index or name, got {value!r:.80} "
+            f"(read: {found}{_keys(field, members)}); set label (--label) to the place of the class: cls, or json:FIELD"
         )
     return value
+
+
+def _keys(field: Field, members: Mapping[str, bytes]) -> str:
+    """The keys of a JSON member in which one was sought."""
+    table = read_value(Field(field.extension, field.path[:-1]), members, "") if len(field.path) > 1 else None
+    if len(field.path) == 1 and field.extension in members:
+        table = json.loads(members[field.extension])
+    return f" with keys {', '.join(list(table)[:8])}" if isinstance(table, dict) else ""

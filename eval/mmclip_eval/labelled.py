@@ -80,7 +80,7 @@ def _label_indices(raw: Sequence[int | str], names: tuple[str, ...], source: str
             expected = f"0 to {len(names) - 1}" if isinstance(label, int) else _nearest(label, names)
             raise UserError(
                 f"sample {samples.sample_id(i)}: label {label!r} is none of the {len(names)} classes from {source}: "
-                f"expected {expected}"
+                f"expected {expected}; mend the names or the labels"
             )
         indices.append(index)
     return indices

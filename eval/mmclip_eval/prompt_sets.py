@@ -74,7 +74,10 @@ def check_prompts(templates: Sequence[str], source: str, where: str) -> PromptSe
         raise UserError(f"{where}: no templates; expected at least one, such as 'a photo of a {{c}}.'")
     for template in templates:
         if not PLACEHOLDER.search(template):
-            raise UserError(f"{where}: template {template!r} has no {{c}}: every class would get the same text")
+            raise UserError(
+                f"{where}: template {template!r} has no {{c}}: every class would get the same text; write {{c}} where "
+                "the name belongs"
+            )
     return PromptSet(templates=tuple(templates), source=source)
 
 

@@ -15,44 +15,54 @@ VERBS = {
     "doctor": ("mmclip_launch.doctor", "what this machine has, what is wrong with it, and how to mend it"),
     "import-flags": ("mmclip_launch.import_flags", "an open_clip command line as a run file"),
 }
-EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
-TAIL = "mmclip VERB --help tells more. Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted."
+TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
+Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
+process), 130 interrupted. docs/errors.md lists the messages."""
 
 
 def main() -> None:
     """Entry point of the installed command."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {verb:13}{summary}" for verb, (_, summary) in VERBS.items())
-        print(HELP.format(verbs="\n".join(lines), tail=TAIL))
-        sys.exit(0 if arguments else EXIT_USER_ERROR)
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"mmclip {version('mmclip')}")
-        sys.exit(0)
-    if arguments[0] not in VERBS:
-        import difflib
-
-        near = difflib.get_close_matches(arguments[0], VERBS, n=1, cutoff=0.4)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"mmclip: unknown verb {arguments[0]!r}{guess} Verbs: {', '.join(VERBS)}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    sys.exit(run_verb(lambda words: importlib.import_module(VERBS[arguments[0]][0]).main(words), arguments[1:]))
+    sys.exit(run_verb(dispatch, sys.argv[1:]))
 
 
 def run_verb(verb: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """Run a verb; a mistake of the user is one message and code 2, anything else keeps its traceback and ends in 1."""
-    from mmclip.errors import BadSampleError, UserError
-
+    """Run a verb and return its exit code; whatever it raises ends in one message, with a traceback under `--debug` only."""
+    words = [word for word in arguments if word != "--debug"]
     try:
-        verb(arguments)
-    except (UserError, BadSampleError) as error:
-        print(f"mmclip: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("mmclip: interrupted; `--resume` continues from the last checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        verb(words)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not by the interpreter at its end
+    except (Exception, KeyboardInterrupt) as error:
+        from mmclip_launch.faults import report
+
+        return report(error, debug=len(words) < len(arguments))
     return 0
+
+
+def dispatch(arguments: Sequence[str]) -> None:
+    """Load the module of the verb that comes first, and run it on the rest.
+
+    Raises:
+        UserError: there is no such verb.
+    """
+    first = arguments[0] if arguments else None
+    if first in (None, "-h", "--help"):
+        lines = (f"  {verb:13}{summary}" for verb, (_, summary) in VERBS.items())
+        print(HELP.format(verbs="\n".join(lines), tail=TAIL))
+        if first is None:
+            raise SystemExit(2)
+    elif first == "--version":
+        from importlib.metadata import version
+
+        print(f"mmclip {version('mmclip')}")
+    elif first in VERBS:
+        importlib.import_module(VERBS[first][0]).main(arguments[1:])
+    else:
+        import difflib
+
+        from mmclip.errors import UserError
+
+        near = difflib.get_close_matches(first, VERBS, n=1, cutoff=0.4)
+        guess = f"; did you mean {near[0]!r}?" if near else ";"
+        raise UserError(f"unknown verb {first!r}{guess} expected one of {', '.join(VERBS)}")

@@ -7,6 +7,7 @@ mmclip demo --seed 1 --output runs/demo-1
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmclip_eval.report.page import PAGE
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.screen import Screen
@@ -18,6 +19,7 @@ nothing. `emoji-unseen-style` shows the same things drawn in a third style (Flue
 `emoji-unseen-concept` shows things whose names were never seen either.
 
 Next:
+  open {page} in a browser: curves, scores, and what the model says of unseen pictures
   mmclip eval {folder}                     score it again
   mmclip train {config} --seed 1 --output runs/demo-1
   python -c 'import mmclip; print(mmclip.load("{folder}").embed_texts(["red apple"]).shape)'"""
@@ -29,4 +31,4 @@ def main(arguments: Sequence[str]) -> None:
     config = load_run_config(path, arguments, program="mmclip demo")
     folder = train(config, resume=(Path(config.output) / "config.toml").is_file())
     total = (config.length.steps or 0) * config.global_batch_size
-    Screen().say(NEXT.format(samples=total, folder=folder, config=path))
+    Screen().say(NEXT.format(samples=total, folder=folder, config=path, page=folder / PAGE))

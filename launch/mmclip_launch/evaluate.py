@@ -1,4 +1,4 @@
-"""`mmclip eval CHECKPOINT`: zero-shot scores of a checkpoint on data sets, as a table and as strict JSON.
+"""`mmclip eval CHECKPOINT`: zero-shot scores of a checkpoint on data sets, as a table, as strict JSON and as a page.
 
 mmclip eval runs/demo
 mmclip eval runs/demo --dataset data/fashion-mnist --output results/
@@ -16,17 +16,104 @@ from mmclip.release import load, model_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import WEIGHTS_FILE
 from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.report.evidence import Evidence
+from mmclip_eval.report.page import PAGE
 from mmclip_eval.result import EvalResult, ModelIdentity
-from mmclip_eval.suite import evaluate
+from mmclip_eval.suite import Keep, evaluate
 from mmclip_eval.table import notes_of, results_table
+from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.drawing import Pass, draw_or_warn, run_of, subject_of
+from mmclip_launch.run.preflight import check_devices, open_datasets, refuse_equal_prompts, refuse_unwritable
 from mmclip_launch.screen import Screen
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and evaluate."""
-    parser = argparse.ArgumentParser(prog="mmclip eval", description="Zero-shot scores of a checkpoint.")
+    parser = Arguments(prog="mmclip eval", description="Zero-shot scores of a checkpoint.")
     parser.add_argument("checkpoint", help="a run, a checkpoint, an open_clip folder, or open_clip:ARCH/TAG")
+    add_dataset_flags(parser)
+    parser.add_argument("--output", type=Path, help="folder of the JSON files (default: results/ of the run)")
+    parser.add_argument("--no-report", action="store_true", help="write the figures alone, without a page")
+    options = parser.parse_args(arguments)
+    check_devices(options.device)
+    checkpoint = str(_folder_of(options.checkpoint) or options.checkpoint)
+    datasets = [dataset_of(text, options) for text in options.dataset] or datasets_of_run(checkpoint)
+    refuse_unwritable(options.output or default_output(checkpoint))
+    screen = Screen()
+    done = evaluate_checkpoint(checkpoint, datasets, options.output, screen, options.device)
+    if not options.no_report:
+        draw_or_warn(done, (options.output or done.results_folder.parent) / PAGE, screen)
+
+
+def evaluate_checkpoint(
+    checkpoint: str,
+    datasets: Sequence[EvalDatasetConfig],
+    output: Path | None,
+    screen: Screen,
+    device: str = "cpu",
+) -> Pass:
+    """Load, evaluate, write one JSON a (data set, task) and print the table.
+
+    Raises:
+        UserError: checkpoint or data set is unsound, or there is no folder to write to.
+    """
+    results_folder = output or default_output(checkpoint)
+    identity = identity_of(checkpoint)
+    opened = open_datasets(datasets)  # a wrong path is told before the model is loaded, which takes longer
+    model = load(checkpoint, device)
+    refuse_equal_prompts(opened, model.tokenizer)
+    if datasets:
+        screen.say(f"evaluating {identity.checkpoint}")
+    evidence: list[Evidence] = []
+    results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append)
+    paths = [result.write(results_folder) for result in results]
+    if results:
+        screen.show(results_table(results))
+        for note in notes_of(results):
+            screen.say(note)
+        screen.say(f"written: {', '.join(map(str, paths))}")
+    run_folder = run_of(identity.checkpoint or checkpoint)
+    return Pass(subject_of(model, identity, run_folder), results, evidence, results_folder, run_folder)
+
+
+def identity_of(checkpoint: str) -> ModelIdentity:
+    """Which weights a checkpoint's name stands for.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = _folder_of(checkpoint)
+    weights = folder / WEIGHTS_FILE if folder else None
+    return ModelIdentity(
+        model=_architecture(checkpoint, folder),
+        precision="fp32",
+        checkpoint=str(folder) if folder else checkpoint,
+        weights_sha256=sha256(weights) if weights and weights.is_file() else None,
+    )
+
+
+def evaluate_model(
+    model: TwoTower,
+    datasets: Sequence[EvalDatasetConfig],
+    title: str,
+    screen: Screen,
+    identity: ModelIdentity | None = None,
+    keep: Keep | None = None,
+) -> list[EvalResult]:
+    """Evaluate a model in memory, with a bar on the terminal."""
+    identity = identity or ModelIdentity(model="in memory", precision="fp32")
+    with Progress(console=screen.console, transient=True, disable=not screen.console.is_terminal) as bar:
+        tasks = {dataset.name: bar.add_task(f"{title}: {dataset.name}", total=None) for dataset in datasets}
+
+        def advance(name: str, done: int, total: int) -> None:
+            bar.update(tasks[name], completed=done, total=total)
+
+        return list(evaluate(model, datasets, identity, progress=advance, keep=keep))
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what to evaluate on, and where."""
     parser.add_argument(
         "--dataset",
         action="append",
@@ -38,72 +125,25 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--label", default="cls", help="where the class stands in plain shards: cls or json:FIELD")
     parser.add_argument("--templates", help="a packaged prompt set or a file with one template a line")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--output", type=Path, help="folder of the JSON files (default: results/ of the run)")
-    options = parser.parse_args(arguments)
-    datasets = [_dataset(text, options) for text in options.dataset] or _datasets_of_run(options.checkpoint)
-    evaluate_checkpoint(options.checkpoint, datasets, options.output, Screen(), options.device)
+    parser.add_argument("--group", help="where a sample's category stands: json:FIELD, for the report alone")
 
 
-def evaluate_checkpoint(
-    checkpoint: str,
-    datasets: Sequence[EvalDatasetConfig],
-    output: Path | None,
-    screen: Screen,
-    device: str = "cpu",
-) -> list[EvalResult]:
-    """Load, evaluate, write one JSON a (data set, task) and print the table.
-
-    Raises:
-        UserError: checkpoint or data set is unsound, or there is no folder to write to.
-    """
-    folder = None if checkpoint.startswith("open_clip:") else model_folder(checkpoint.removeprefix("local-dir:"))
-    results_folder = output or _default_output(checkpoint, folder)
-    weights = folder / WEIGHTS_FILE if folder else None
-    identity = ModelIdentity(
-        model=_architecture(checkpoint, folder),
-        precision="fp32",
-        checkpoint=str(folder) if folder else checkpoint,
-        weights_sha256=sha256(weights) if weights and weights.is_file() else None,
-    )
-    model = load(checkpoint, device)
-    screen.say(f"evaluating {identity.checkpoint}")
-    results = evaluate_model(model, datasets, "eval", screen, identity)
-    paths = [result.write(results_folder) for result in results]
-    screen.show(results_table(results))
-    for note in notes_of(results):
-        screen.say(note)
-    screen.say(f"written: {', '.join(map(str, paths))}")
-    return results
-
-
-def evaluate_model(
-    model: TwoTower,
-    datasets: Sequence[EvalDatasetConfig],
-    title: str,
-    screen: Screen,
-    identity: ModelIdentity | None = None,
-) -> list[EvalResult]:
-    """Evaluate a model in memory, with a bar on the terminal."""
-    identity = identity or ModelIdentity(model="in memory", precision="fp32")
-    with Progress(console=screen.console, transient=True, disable=not screen.console.is_terminal) as bar:
-        tasks = {dataset.name: bar.add_task(f"{title}: {dataset.name}", total=None) for dataset in datasets}
-
-        def advance(name: str, done: int, total: int) -> None:
-            bar.update(tasks[name], completed=done, total=total)
-
-        return list(evaluate(model, datasets, identity, progress=advance))
-
-
-def _dataset(text: str, options: argparse.Namespace) -> EvalDatasetConfig:
+def dataset_of(text: str, options: argparse.Namespace) -> EvalDatasetConfig:
+    """A data set from `[NAME=]PATH` and the flags beside it."""
     name, equals, path = text.partition("=")
     if not equals:
         name, path = Path(text).name.removesuffix(".tar") or text, text
     return EvalDatasetConfig(
-        name=name, path=path, split=options.split, label=options.label, templates=options.templates
+        name=name,
+        path=path,
+        split=options.split,
+        label=options.label,
+        templates=options.templates,
+        group=options.group,
     )
 
 
-def _datasets_of_run(checkpoint: str) -> tuple[EvalDatasetConfig, ...]:
+def datasets_of_run(checkpoint: str) -> tuple[EvalDatasetConfig, ...]:
     """The data sets of the run that a checkpoint belongs to."""
     path = Path(checkpoint)
     for folder in (path, path.parent.parent):
@@ -114,11 +154,20 @@ def _datasets_of_run(checkpoint: str) -> tuple[EvalDatasetConfig, ...]:
     raise UserError(f"{checkpoint} is no run that names data sets of its own: give --dataset PATH")
 
 
-def _default_output(checkpoint: str, folder: Path | None) -> Path:
+def default_output(checkpoint: str) -> Path:
+    """The folder of results that belongs to a checkpoint: that of its run, else one of its own.
+
+    Raises:
+        UserError: the weights have no folder.
+    """
+    folder = _folder_of(checkpoint)
     if folder is None:
         raise UserError(f"{checkpoint} has no folder for results: give --output FOLDER")
-    # A checkpoint inside a run: the run's own folder of results.
     return folder.parent.parent / "results" if folder.parent.name == "checkpoints" else folder / "results"
+
+
+def _folder_of(checkpoint: str) -> Path | None:
+    return None if checkpoint.startswith("open_clip:") else model_folder(checkpoint.removeprefix("local-dir:"))
 
 
 def _architecture(checkpoint: str, folder: Path | None) -> str:

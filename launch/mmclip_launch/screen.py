@@ -1,15 +1,18 @@
 """What a person sees while a command works: plain lines where output is a file, a live bar where it is a terminal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmclip.training.progress import Progress as RunProgress
+from mmclip_launch.output import Output
 from mmclip_launch.run.config import RunConfig
 
+Item = TypeVar("Item")
 Show = Callable[[RunProgress, Mapping[str, float]], None]
 
 
@@ -27,10 +30,20 @@ class Screen:
         """One line that deserves a look."""
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
+    def alarm(self, message: str) -> None:
+        """One line about what goes wrong with the training itself, above the bar."""
+        self.console.print(f"alarm: {message}", style="bold red", markup=False)
+
     def show(self, renderable: object) -> None:
         """A table or another drawing, on standard output, where a pipe may read it."""
         if not self.console.quiet:
-            Console(highlight=False).print(renderable)
+            Output(highlight=False).print(renderable)
+
+    def track(self, work: Iterable[Item], total: int, name: str) -> Iterator[Item]:
+        """Hand on each piece of `work`, with a bar and the time left where the output is a terminal."""
+        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
+            yield from bar.track(work, total)
 
     def plan(
         self,

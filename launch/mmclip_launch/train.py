@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,20 +26,28 @@ from mmclip.errors import UserError
 from mmclip.objectives import Objective
 from mmclip.release import create
 from mmclip.towers.two_tower import TwoTower
-from mmclip.training.checkpoint import checkpoint_folder, load_checkpoint, newest_checkpoint
+from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
 from mmclip.training.loop import fit
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
-from mmclip_data.loading.loader import Layout, TrainLoader
+from mmclip_data.loading.build import build_loader
+from mmclip_data.loading.planned import Layout
+from mmclip_eval.report.page import PAGE
 from mmclip_eval.result import EvalResult
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
+from mmclip_launch.faults import RUN_FOLDER
+from mmclip_launch.run.alarms import ALARMS
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
-from mmclip_launch.run.folder import claim, config_table, refuse_changes
-from mmclip_launch.run.hooks import LEDGER, Run, RunHooks, truncate_lines
-from mmclip_launch.run.trackers import build_writers, check_installed
+from mmclip_launch.run.drawing import Pass, draw_or_warn
+from mmclip_launch.run.folder import claim, config_table, record
+from mmclip_launch.run.hooks import Run, RunHooks
+from mmclip_launch.run.ledger import LEDGER, STREAMED, append_lines, truncate_lines
+from mmclip_launch.run.peers import meet_peers, rank, world_size
+from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
+from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.screen import Screen
 
 
@@ -58,26 +67,40 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     Raises:
         UserError: the configuration cannot work here, the folder is taken, or the run has diverged.
     """
+    RUN_FOLDER.set(None)
+    screen = Screen(quiet=rank() > 0)
+    checked = preflight(config, resume, screen.warn) if rank() == 0 else None
     accelerator = build_accelerator(config)
     share_cores(config, accelerator)
-    screen = Screen(quiet=not accelerator.is_main_process)
     run = assemble(config, accelerator)
     folder = Path(config.output)
-    progress = start_or_resume(config, resume, accelerator, run, screen)
+    progress = start_or_resume(config, checked, accelerator, run, screen)
+    if resume and not progress.step:
+        screen.say(f"no checkpoint under {folder}: starting at step 0")
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    for line in run.loader.describe(run.total_steps * config.global_batch_size):
+        screen.say(line)
     settings, is_main = config_table(config), accelerator.is_main_process
     with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
             evaluation = partial(evaluate_now, config, run.step.module.towers, screen)
-            hooks = RunHooks(config, accelerator, run, writer, evaluation, show)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
             batches = run.loader.batches(DataPosition(progress.samples_seen))
-            progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
-        if config.evaluation.datasets and is_main:
-            results = evaluate_checkpoint(str(folder), config.evaluation.datasets, None, screen)
-            writer.write(progress.step, progress.samples_seen, scores(results))
+            try:
+                progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
+            finally:
+                write_summary(folder, run.loader.summary(), screen)
+        done: Pass | None = None
+        if is_main and (config.evaluation.datasets or config.evaluation.report):
+            done = evaluate_checkpoint(str(folder), config.evaluation.datasets, None, screen)
+            if done.results:
+                writer.write(progress.step, progress.samples_seen, scores(done.results))
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    if done is not None and config.evaluation.report:  # last of all: a drawing that fails loses nothing
+        draw_or_warn(done, folder / PAGE, screen)
     screen.say(f"run folder: {folder}")
+    RUN_FOLDER.set(None)
     return folder
 
 
@@ -87,7 +110,6 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     Raises:
         UserError: naming the field.
     """
-    check_installed(config.trackers)
     torch.manual_seed(config.seed)
     objective: Objective = config.objective.build()
     towers = create(config.model, objective.needs.logit_bias)
@@ -97,7 +119,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     if config.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     layout = Layout(config.global_batch_size, accelerator.process_index, accelerator.num_processes)
-    loader = TrainLoader(config.data, towers.spec, partial(tokenize, towers), layout, config.seed)
+    loader = build_loader(config.data, towers.spec, partial(tokenize, towers), layout, config.seed, say=Screen().warn)
     total_steps = config.length.total_steps(config.global_batch_size, loader.samples_per_epoch)
     total_samples = total_steps * config.global_batch_size
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
@@ -112,15 +134,16 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     Raises:
         UserError: a launcher started several processes that did not find each other.
     """
+    store = meet_peers(config.peer_timeout_seconds)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     precision = "bf16" if config.precision == "bf16" else "no"
     # Without `cpu`, Accelerate leaves the processes of a launcher on a machine without a device unaware of each other.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     AcceleratorState._reset_state()  # a second run in one process may have another precision
     accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise UserError(f"the launcher started {launched} processes, but this one sees {accelerator.num_processes}")
+    del store  # rank 0 hosts it, and the process group has joined it by now
+    if world_size() != accelerator.num_processes:
+        raise UserError(f"the launcher started {world_size()} processes, but this one sees {accelerator.num_processes}")
     return accelerator
 
 
@@ -140,30 +163,28 @@ def tokenize(towers: TwoTower, captions: Sequence[str]) -> Tensor:
     return towers.trim(towers.tokenizer(captions))
 
 
-def start_or_resume(config: RunConfig, resume: bool, accelerator: Accelerator, run: Run, screen: Screen) -> Progress:
-    """Claim a new run folder, or fill everything from the newest checkpoint that verifies; decided on rank 0.
+def start_or_resume(
+    config: RunConfig, checked: Checked | None, accelerator: Accelerator, run: Run, screen: Screen
+) -> Progress:
+    """Claim a new run folder, or fill everything from the checkpoint that rank 0 found (`checked` is None elsewhere).
 
     Raises:
-        UserError: the folder is taken, or the run that stands there was another one.
+        UserError: the prompts do not fit the model, or the run that stands there was another one.
     """
-    folder = Path(config.output)
-    found = -1
-    if accelerator.is_main_process:
-        if resume and (folder / "config.toml").is_file():
-            refuse_changes(config, folder)
-            newest = newest_checkpoint(folder, screen.warn)
-            found = int(newest.name.removeprefix("step-")) if newest else -1
-        else:
+    folder, towers = Path(config.output), run.step.module.towers
+    if checked is not None:
+        refuse_equal_prompts(checked.datasets, towers.tokenizer)
+        refuse_small_disk(folder, checkpoint_bytes(run.step.module), config.checkpoint.keep, screen.warn)
+        if checked.is_new:
             claim(config)
     accelerator.wait_for_everyone()
-    chosen: Tensor = accelerator.reduce(
-        torch.tensor([found if accelerator.is_main_process else 0]).to(accelerator.device)
-    )  # pyright: ignore
+    RUN_FOLDER.set(folder)
+    step = torch.tensor([checked.step if checked is not None else 0])
+    chosen: Tensor = accelerator.reduce(step.to(accelerator.device))  # pyright: ignore
     progress = Progress() if int(chosen) < 0 else restore(folder, int(chosen), accelerator, run, screen)
-    if resume and int(chosen) < 0:
-        screen.say(f"no checkpoint under {folder}: starting at step 0")
     if accelerator.is_main_process:
-        for name in ("metrics.jsonl", LEDGER, *(path.name for path in folder.glob("quarantine.jsonl*"))):
+        record(config)
+        for name in ("metrics.jsonl", LEDGER, ALARMS, *(path.name for path in folder.glob("quarantine.jsonl*"))):
             truncate_lines(folder / name, progress.step)
     return progress
 
@@ -175,10 +196,11 @@ def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen:
         UserError: the data or its order is not what the run began with.
     """
     state = load_checkpoint(checkpoint_folder(folder, step), run.step.module, run.step.bare_optimizer)
-    if state.data_fingerprint != run.loader.fingerprint:
+    fingerprint = run.loader.fingerprint_at(state.progress.samples_seen)
+    if state.data_fingerprint != fingerprint:
         raise UserError(
             f"{folder}: the training data or its order changed since the run began (fingerprint "
-            f"{state.data_fingerprint}, now {run.loader.fingerprint}): restore the shards, "
+            f"{state.data_fingerprint}, now {fingerprint}): restore the shards, "
             f"or start a new run from these weights with --model.init {folder}"
         )
     if state.world_size != accelerator.num_processes:
@@ -187,6 +209,16 @@ def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen:
             "the same samples in the same order, weights equal within rounding"
         )
     return state.progress
+
+
+def write_summary(folder: Path, shards: Sequence[Mapping[str, Any]], screen: Screen) -> None:
+    """What this process has read of each shard, where only the end of a stream tells; of indexed shards there is nothing."""
+    if not shards:
+        return
+    path = folder / (STREAMED if world_size() == 1 else f"{STREAMED}.rank{rank()}")
+    append_lines(path, shards)
+    samples, damaged = sum(shard["samples"] for shard in shards), sum(bool(shard["damages"]) for shard in shards)
+    screen.say(f"streamed {samples:,} samples of {len(shards)} shards, {damaged} of them damaged: {path}")
 
 
 def evaluate_now(config: RunConfig, towers: TwoTower, screen: Screen, progress: Progress) -> Mapping[str, float]:

@@ -27,10 +27,10 @@ class SiglipObjective(nn.Module):
     needs = ObjectiveNeeds(logit_bias=True)
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
-        """The loss; it has no by-product."""
+        """The loss, and the share of images whose own caption is the nearest in the batch."""
         assert outputs.logit_bias is not None, "the training module checks that the towers own a bias"
-        loss = sigmoid_loss(outputs.image_embed, outputs.text_embed, outputs.logit_scale, outputs.logit_bias)
-        return ObjectiveOutput(loss=loss)
+        loss, top_1 = sigmoid_loss(outputs.image_embed, outputs.text_embed, outputs.logit_scale, outputs.logit_bias)
+        return ObjectiveOutput(loss=loss, report={"in_batch_top_1": top_1})
 
     def on_optimizer_step(self, context: ObjectiveContext) -> None:
         """Nothing: this objective has no state."""

@@ -13,8 +13,8 @@ def sigmoid_loss(
     text_embed: Float[Tensor, "batch embed"],
     scale: Float[Tensor, "1"],
     bias: Float[Tensor, "1"],
-) -> Float[Tensor, ""]:
-    """This rank's part of the loss over the global batch times the number of ranks.
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """This rank's part of the loss over the global batch times the number of ranks, and its in-batch top-1 accuracy.
 
     Every pair of an own image and any text is a binary decision: positive on the diagonal, negative elsewhere. The sum
     is divided by the number of images, not of pairs, as in the paper. Averaged over ranks, value and gradients are
@@ -24,9 +24,11 @@ def sigmoid_loss(
         logits = scale * image_embed @ gather(text_embed).T + bias
         rows = len(image_embed)
         sign = torch.full_like(logits, -1.0)
-        own = torch.arange(rows, device=logits.device)
-        sign[own, own + rank() * rows] = 1.0
-        return -F.logsigmoid(sign * logits).sum() / rows
+        row = torch.arange(rows, device=logits.device)
+        own = row + rank() * rows
+        sign[row, own] = 1.0
+        loss = -F.logsigmoid(sign * logits).sum() / rows
+        return loss, (logits.detach().argmax(dim=1) == own).to(loss.dtype).mean()
 
 
 def sigmoid_reference(

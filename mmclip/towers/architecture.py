@@ -1,13 +1,19 @@
 """From the `[model]` table of a run to open_clip's description of an architecture."""
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.towers.presets import PRESETS
+
+SHORTEST_CONTEXT = 3
+"""Tokens of a caption of one short word: start, word, end."""
 
 
 @config
@@ -25,6 +31,14 @@ class ModelConfig:
     logit_bias: float | None = None
     """Initial logit bias; by default none, or -10 for the sigmoid loss."""
 
+    def __post_init__(self) -> None:
+        if self.init is not None and self.inline is not None:
+            raise UserError("model.init brings its own architecture: remove model.inline")
+        if self.logit_scale is not None and self.logit_scale <= 0:
+            raise UserError(
+                f"model.logit_scale={self.logit_scale}: expected a positive inverse temperature, such as 14.3"
+            )
+
 
 def model_cfg_of(arch: str) -> dict[str, Any]:
     """The open_clip `model_cfg` of a preset or of one of open_clip's own names.
@@ -32,19 +46,40 @@ def model_cfg_of(arch: str) -> dict[str, Any]:
     Raises:
         UserError: the name is unknown; the message holds the nearest ones.
     """
+    check_arch(arch)
     if arch in PRESETS:
         return deepcopy(PRESETS[arch])
     import open_clip
 
-    found = open_clip.get_model_config(arch.replace("/", "-")) if ":" not in arch else None
-    if found is not None:
-        return found
-    known = [*PRESETS, *open_clip.list_models()]
+    found = open_clip.get_model_config(arch.replace("/", "-"))
+    assert found is not None, arch
+    return found
+
+
+def check_arch(arch: str) -> None:
+    """Refuse an unknown name, from the names of open_clip's files alone: importing it takes seconds.
+
+    Raises:
+        UserError: the name is unknown; the message holds the nearest ones.
+    """
+    known = [*PRESETS, *_names_of_open_clip()]
+    if arch in PRESETS or arch.replace("/", "-") in known:
+        return
     near = difflib.get_close_matches(arch, known, n=3, cutoff=0.4)
     raise UserError(
         f"model.arch={arch!r} is neither a preset of mmclip ({', '.join(PRESETS)}) nor an architecture of open_clip; "
         f"nearest: {', '.join(near) or 'none'}"
     )
+
+
+def _names_of_open_clip() -> list[str]:
+    if "open_clip" in sys.modules:  # then those that a program has registered count too
+        import open_clip
+
+        return open_clip.list_models()
+    spec = importlib.util.find_spec("open_clip")
+    folders = spec.submodule_search_locations if spec else None
+    return sorted(path.stem for folder in folders or [] for path in (Path(folder) / "model_configs").glob("*.json"))
 
 
 def check_model_cfg(model_cfg: Mapping[str, Any], where: str) -> None:
@@ -61,4 +96,14 @@ def check_model_cfg(model_cfg: Mapping[str, Any], where: str) -> None:
     if "multimodal_cfg" in model_cfg:
         raise UserError(
             f"{where} is a CoCa model (multimodal_cfg): mmclip trains two towers; choose one without a decoder"
+        )
+    tables = {name: model_cfg[name] for name in ("vision_cfg", "text_cfg")}
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise UserError(f"{where}.{name}: expected a table of open_clip's settings, got {table!r:.80}")
+    length = tables["text_cfg"].get("context_length", 77)
+    if not isinstance(length, int) or length < SHORTEST_CONTEXT:
+        raise UserError(
+            f"{where}.text_cfg.context_length={length}: expected at least {SHORTEST_CONTEXT} (a start, one word, an end); "
+            "CLIP has 77, a caption of a dozen words needs about 20"
         )

@@ -1,9 +1,11 @@
 """Weights in open_clip's folder layout: what stock open_clip opens as `local-dir:FOLDER`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
+KEYS = {"Missing": "it lacks", "Unexpected": "it has an unknown"}
 
 
 def save_weights(model: TwoTower, folder: Path) -> None:
@@ -31,6 +34,7 @@ def load_weights(folder: Path) -> TwoTower:
         UserError: a file is missing or unreadable, or names and shapes do not match the description.
     """
     table = read_config(folder)
+    refuse_cut_weights(folder / WEIGHTS_FILE)  # told before open_clip is imported, which takes seconds
     weights = _weights_in(folder)
     model_cfg = table["model_cfg"]
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
@@ -55,6 +59,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return table
 
 
+def refuse_cut_weights(weights: Path) -> None:
+    """Read the head of a safetensors file, which tells how long the file must be; other files are left to their reader.
+
+    Raises:
+        UserError: it is cut or no safetensors file.
+    """
+    if not weights.is_file():
+        return
+    try:
+        with safe_open(weights, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{weights} cannot be read as weights ({error}): cut short or damaged; copy it again from where it is whole"
+        ) from error
+
+
 def fill(model: TwoTower, weights: Path) -> None:
     """Load a weights file of open_clip (safetensors, or a pickle read with `weights_only`) into `model`, strictly.
 
@@ -66,10 +87,38 @@ def fill(model: TwoTower, weights: Path) -> None:
     try:
         load_checkpoint(model.backbone, str(weights), strict=True, weights_only=True)
     except Exception as error:  # every reader beneath raises its own kinds: safetensors, zipfile, pickle, torch
-        reason = " ".join(str(error).split())[:600]
-        raise UserError(
-            f"{weights} does not fit the model that its configuration describes: {type(error).__name__}: {reason}"
-        ) from error
+        raise UserError(_why_not(weights, error)) from error
+
+
+def _why_not(weights: Path, error: Exception) -> str:
+    """Torch and safetensors answer with pages, or with the advice to run a pickle's code: here is what matters of it."""
+    text = " ".join(str(error).split())
+    if type(error).__name__ == "UnpicklingError":
+        return (
+            f"{weights} holds more than tensors, or is no weights file: expected tensors alone, since other pickled "
+            "objects can run code and are never loaded; ask its author for safetensors"
+        )
+    shapes = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", text)
+    wrong = {
+        kind: re.search(rf"{kind} key\(s\) in state_dict: (.*?)\. ?(?:\S+ key|size mismatch|$)", text) for kind in KEYS
+    }
+    found = [f"{what} {_names(keys[1])}" for kind, what in KEYS.items() if (keys := wrong[kind])]
+    if shapes:
+        found.append(f"{shapes[1]} should have shape {shapes[3]} and has {shapes[2]}")
+    if found:
+        return (
+            f"{weights} is of another architecture than its configuration {CONFIG_FILE} or name describes: "
+            f"{'; '.join(found)}. Put the file beside the configuration it was trained with, or name its architecture"
+        )
+    return (
+        f"{weights} cannot be read as weights ({type(error).__name__}: {text[:200]}): cut short or damaged; "
+        "copy it again from where it is whole"
+    )
+
+
+def _names(listed: str) -> str:
+    names = re.findall(r'"(.*?)"', listed)
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names[:1])
 
 
 def _weights_in(folder: Path) -> Path:

@@ -29,6 +29,11 @@ class CheckpointConfig:
     keep: int = 3
     """Newest checkpoints that stay on disk; an older one goes only when the newer ones verify."""
 
+    def __post_init__(self) -> None:
+        for name, value in (("every_steps", self.every_steps), ("keep", self.keep)):
+            if value is not None and value < 1:
+                raise UserError(f"checkpoint.{name}={value}: expected at least 1")
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -60,7 +65,13 @@ def save_checkpoint(
         versions = {"torch": str(torch.__version__)}
         (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "versions": versions}, indent=1) + "\n")
 
-    publish(folder, write)
+    publish(folder, write, checkpoint_bytes(module))
+
+
+def checkpoint_bytes(module: TrainingModule) -> int:
+    """About the size on disk: the weights, and two moments of each that is trained."""
+    weights = sum(tensor.nbytes for tensor in module.state_dict().values())
+    return weights + 2 * sum(p.nbytes for p in module.parameters() if p.requires_grad)
 
 
 def load_checkpoint(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> TrainingState:
@@ -133,6 +144,7 @@ def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim
 __all__ = [
     "CheckpointConfig",
     "TrainingState",
+    "checkpoint_bytes",
     "checkpoint_folder",
     "load_checkpoint",
     "newest_checkpoint",

@@ -6,7 +6,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmclip.batch import ObjectiveOutput
+from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
 from mmclip.towers.two_tower import TwoTower
@@ -35,9 +35,10 @@ class TrainingModule(nn.Module):
         images: UInt8[Tensor, "batch 3 height width_px"],
         tokens: Int[Tensor, "batch token"],
         context: ObjectiveContext,
-    ) -> ObjectiveOutput:
-        """The loss of this rank's slice of the global batch."""
-        return self.objective(self.towers(images, tokens), context)
+    ) -> tuple[TowerOutput, ObjectiveOutput]:
+        """The embeddings of this rank's slice of the global batch, and their loss."""
+        outputs = self.towers(images, tokens)
+        return outputs, self.objective(outputs, context)
 
 
 def _refuse_split_batch_norm(towers: TwoTower, world_size: int) -> None:

@@ -30,7 +30,19 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < 10:
-            raise UserError(f"optimizer.lr={self.lr}: expected a learning rate above 0 and below 10")
+            raise UserError(
+                f"optimizer.lr={self.lr}: expected a learning rate above 0 and below 10; AdamW takes 1e-5 to 5e-3"
+            )
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0 <= value < 1:
+                raise UserError(f"optimizer.{name}={value}: expected at least 0 and below 1, such as 0.9 and 0.98")
+        for name, value in (("eps", self.eps), ("max_grad_norm", self.max_grad_norm)):
+            if value is not None and not value > 0:
+                raise UserError(f"optimizer.{name}={value}: expected a number above 0")
+        if not self.weight_decay >= 0:
+            raise UserError(f"optimizer.weight_decay={self.weight_decay}: expected 0 or more, such as 0.2")
+        if not self.max_logit_scale >= 1:
+            raise UserError(f"optimizer.max_logit_scale={self.max_logit_scale}: expected at least 1; CLIP has 100")
 
 
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict]:

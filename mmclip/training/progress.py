@@ -37,10 +37,14 @@ class LengthConfig:
         """
         given = {name: value for name in ("steps", "samples", "epochs") if (value := getattr(self, name)) is not None}
         if len(given) != 1:
-            raise UserError(f"length: expected exactly one of steps, samples, epochs; got {given or 'none of them'}")
+            got = ", ".join(f"{name}={value}" for name, value in given.items()) or "none of them"
+            raise UserError(
+                f"length: expected exactly one of steps, samples, epochs; got {got}: keep one "
+                "(a flag removes the file's own: --length.steps None)"
+            )
         ((name, value),) = given.items()
         if value <= 0:
-            raise UserError(f"length.{name}={value}: expected a positive number")
+            raise UserError(f"length.{name}={value}: expected a number above 0")
         if name == "steps":
             return int(value)
         samples = round(value * samples_per_epoch) if name == "epochs" else int(value)

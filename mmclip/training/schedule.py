@@ -17,6 +17,14 @@ class ScheduleConfig:
     final_fraction: float = 0.0
     """Learning rate at the end, as a fraction of the peak."""
 
+    def __post_init__(self) -> None:
+        if self.warmup_samples is not None and self.warmup_samples < 0:
+            raise UserError(f"schedule.warmup_samples={self.warmup_samples}: expected 0 or more")
+        if not 0 <= self.final_fraction <= 1:
+            raise UserError(
+                f"schedule.final_fraction={self.final_fraction}: expected a fraction from 0 to 1 of the peak"
+            )
+
     def warmup(self, total_samples: int) -> int:
         """Samples of warmup in a run of this length.
 
@@ -24,7 +32,7 @@ class ScheduleConfig:
             UserError: the warmup lasts as long as the run, so the peak would never be reached.
         """
         warmup = total_samples // 10 if self.warmup_samples is None else self.warmup_samples
-        if not 0 <= warmup < total_samples:
+        if warmup >= total_samples:
             raise UserError(
                 f"schedule.warmup_samples={warmup} must be less than the {total_samples} samples of the run: "
                 "shorten the warmup or lengthen the run"

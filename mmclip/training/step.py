@@ -55,7 +55,7 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen)
-        output = self.wrapped(batch.images, batch.tokens, context)
+        embedded, output = self.wrapped(batch.images, batch.tokens, context)
         self.accelerator.backward(output.loss)
         settings = self.rule.optimizer
         limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
@@ -70,4 +70,6 @@ class TrainStep:
             grad_norm=grad_norm.detach(),
             learning_rate=lr,
             metrics={**output.report, "logit_scale": self.module.towers.logit_scale.detach()[0].exp()},
+            image_embed=embedded.image_embed.detach(),
+            text_embed=embedded.text_embed.detach(),
         )

@@ -1,5 +1,7 @@
 """Run under python, torchrun or accelerate launch: take three steps of a run and write what each of them saw and did.
 
+The folder of an objective gets the metrics and the ledger that the hooks of a run write.
+
 Arguments: the run file, the folder for the answers.
 """
 
@@ -12,12 +14,17 @@ from safetensors.torch import save_file
 from mmclip.batch import DataPosition
 from mmclip.training.progress import Progress
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.hooks import RunHooks
+from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator
 
 
 def main(run_file: Path, answers: Path) -> None:
     for objective in ("clip", "siglip"):
-        config = load_run_config(run_file, ["--objective.type", objective])
+        folder = answers / objective
+        folder.mkdir(exist_ok=True)
+        flags = ["--objective.type", objective, "--output", str(folder), "--log_every_steps", "1"]
+        config = load_run_config(run_file, flags)
         accelerator = build_accelerator(config)
         run = assemble(config, accelerator)
         gradients = {}
@@ -26,6 +33,8 @@ def main(run_file: Path, answers: Path) -> None:
             gradients.update({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
 
         run.step.bare_optimizer.register_step_pre_hook(note)
+        writer = build_writers(config.trackers, folder, {}, 0, accelerator.is_main_process)
+        hooks = RunHooks(config, accelerator, run, writer, lambda _: {}, lambda *_: None, print)
         progress, batches = Progress(), run.loader.batches(DataPosition(0))
         steps = []
         for number in range(3):
@@ -36,6 +45,8 @@ def main(run_file: Path, answers: Path) -> None:
             if accelerator.is_main_process:
                 save_file(gradients, answers / f"{objective}-gradients-{number}.safetensors")
             progress = progress.after(config.global_batch_size)
+            hooks.record(progress, batch, report, 0.0)
+        writer.close()
         (answers / f"{objective}-steps-{accelerator.process_index}.json").write_text(json.dumps(steps))
         accelerator.wait_for_everyone()
     accelerator.end_training()

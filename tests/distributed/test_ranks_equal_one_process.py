@@ -26,6 +26,14 @@ arch = "nano-vit-32"
 lr = 1e-3
 """
 
+OF_THE_CLOCK = {"train/samples_per_second", "train/data_wait_fraction"}
+HEALTH = {
+    *(f"health/{m}_{name}" for m in ("image", "text") for name in ("effective_rank", "effective_rank_centred")),
+    *(f"health/{m}_{name}" for m in ("image", "text") for name in ("std", "uniformity")),
+    "health/alignment",
+    "health/modality_gap",
+}
+
 LAUNCHERS = {
     "torchrun 2": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
     "torchrun 3": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "3"],
@@ -48,13 +56,24 @@ def answers_of(command: list[str], folder: Path) -> Path:
     return folder
 
 
+def metrics(folder: Path, number: int) -> dict[str, float]:
+    """A line of metrics without the two figures of the clock."""
+    entry = json.loads((folder / "metrics.jsonl").read_text().splitlines()[number])
+    assert {name for name in entry if name.startswith("health/")} == HEALTH
+    return {name: value for name, value in entry.items() if name not in OF_THE_CLOCK}
+
+
+def ledger(folder: Path) -> list[str]:
+    return [json.loads(line)["ids"] for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return answers_of([sys.executable], tmp_path_factory.mktemp("alone") / "answers")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun 2", pytest.param("torchrun 3", marks=pytest.mark.slow), "accelerate 2"])
-def test_ranks_give_the_gradients_ids_and_rates_of_one_process(launcher: str, alone: Path, tmp_path: Path):
+def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(launcher: str, alone: Path, tmp_path: Path):
     together = answers_of(LAUNCHERS[launcher], tmp_path / "answers")
     ranks = int(launcher.split()[1])
     for objective in ("clip", "siglip"):
@@ -74,5 +93,8 @@ def test_ranks_give_the_gradients_ids_and_rates_of_one_process(launcher: str, al
             for name, gradient in expected.items():
                 difference = float((got[name] - gradient).norm())
                 assert difference <= 1e-9 * max(float(gradient.norm()), 1e-6 * scale), name
+            logged, alone_logged = (metrics(folder / objective, number) for folder in (together, alone))
+            assert logged == pytest.approx(alone_logged, rel=1e-9, abs=1e-12)
+        assert ledger(together / objective) == ledger(alone / objective)
         assert "towers.backbone.logit_scale" in expected
         assert ("towers.backbone.logit_bias" in expected) == (objective == "siglip")

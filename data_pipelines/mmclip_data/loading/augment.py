@@ -1,19 +1,34 @@
-"""Training-time augmentation: each draw a function of (seed, purpose, position), equal for any layout and at a replay."""
+"""Training-time augmentation: each draw a function of (seed, purpose, view, position), equal for any layout and at a replay.
+
+A view is cropped and resized from the picture, then flipped, recoloured, blurred and solarised, in this order, on bytes.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
+import torch
+from jaxtyping import Bool, Int, UInt8
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.preprocess import RESAMPLING, ImageSpec, pixels_of
-from mmclip.randomness import Stream, uniform
+from mmclip.ops import pixels as ops
+from mmclip.preprocess import ImageSpec
+from mmclip.randomness import Stream, uniform, uniform_of_keys
+from mmclip_data.loading.decode import Picture, PillowPicture
+from mmclip_data.loading.resample import Box
 
 CROP_TRIES = 10
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float64)  # ITU-R BT.601
+BLUR_REACH = 3
+"""Deviations that the filter of a blur reaches."""
+
+Draw = Callable[[Stream, int], NDArray[np.float64]]
+"""A purpose and a number of draws to doubles in [0, 1), one row a sample."""
 
 
 @config
@@ -36,39 +51,156 @@ class AugmentConfig:
     """Largest relative change of saturation."""
     grayscale: float = 0.0
     """Probability of losing all colour."""
+    hue: float = 0.0
+    """Largest turn of the hue, as a share of the circle: 0.5 reaches every hue."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Its deviation in pixels of the view, lowest and highest."""
+    solarise: float = 0.0
+    """Probability that bright pixels are inverted."""
+    solarise_threshold: int = 128
+    """Grey level from which a pixel counts as bright."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise UserError(f"data.augment.crop_area={self.crop_area}: expected 0 < lowest <= highest <= 1")
-        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
-            raise UserError(f"data.augment.crop_aspect={self.crop_aspect}: expected 0 < lowest <= highest")
+        for name in ("crop_aspect", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"data.augment.{name}={getattr(self, name)}: expected 0 < lowest <= highest")
+        for name in ("flip", "grayscale", "blur", "solarise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.augment.{name}={getattr(self, name)}: expected a probability from 0 to 1")
+
+
+@config
+class ViewConfig:
+    """Further views of each picture, besides the one that meets the caption."""
+
+    copies: int = 1
+    """How many, each with draws of its own."""
+    size: int | None = None
+    """Side in pixels; without it that of the model."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What may happen to them."""
+
+    def __post_init__(self) -> None:
+        if self.copies < 1 or (self.size is not None and self.size < 1):
+            raise UserError(f"data.views: copies={self.copies} and size={self.size} must be at least 1")
+
+
+@dataclass(frozen=True)
+class View:
+    """One view as the loader makes it."""
+
+    number: int
+    """0 meets the caption."""
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    augment: AugmentConfig
+
+
+def views_of(spec: ImageSpec, first: AugmentConfig, further: tuple[ViewConfig, ...]) -> list[View]:
+    """All views of a picture; a view's draws depend on its number alone."""
+    settings = [(spec.size, first)]
+    for view in further:
+        settings += [(spec.size if view.size is None else (view.size, view.size), view.augment)] * view.copies
+    return [View(number, size, augment) for number, (size, augment) in enumerate(settings)]
 
 
 def augment(
-    image: Image.Image, spec: ImageSpec, config: AugmentConfig, seed: int, position: int
+    picture: Picture | Image.Image, spec: ImageSpec, config: AugmentConfig, seed: int, position: int
 ) -> UInt8[Tensor, "3 height width_px"]:
-    """Crop, resize and recolour the picture that stands at `position`."""
-    if config.pad:
-        border = (round(config.pad * image.width), round(config.pad * image.height))
-        image = ImageOps.expand(image, border, fill=(255, 255, 255))
-    height, width = spec.size
-    box = _crop_box(image.size, config, seed, position)
-    image = image.resize((width, height), RESAMPLING[spec.interpolation], box=box)
-    if config.flip and uniform(seed, Stream.FLIP, position, 1)[0] < config.flip:
-        image = ImageOps.mirror(image)
-    return pixels_of(_recolour(image, config, seed, position))
+    """The one view of a picture at `position`, in memory of its own."""
+    out = np.empty((*spec.size, 3), dtype=np.uint8)
+    picture = PillowPicture(picture) if isinstance(picture, Image.Image) else picture
+    fill_view(out, picture, spec, View(0, spec.size, config), seed, position)
+    return torch.from_numpy(out).permute(2, 0, 1)
 
 
-def _crop_box(
-    size: tuple[int, int], config: AugmentConfig, seed: int, position: int
-) -> tuple[float, float, float, float]:
-    """A random box (left, top, right, bottom) of the wanted area and aspect (Szegedy et al. 2015, section 6)."""
+def fill_view(out: NDArray[np.uint8], picture: Picture, spec: ImageSpec, view: View, seed: int, position: int) -> None:
+    """Write one view of the picture that stands at `position` into `out` [height, width, 3].
+
+    Raises:
+        BadSampleError: the picture cannot be decoded.
+    """
+    config = view.augment
+    width, height = picture.size
+    border = (round(config.pad * width), round(config.pad * height))
+    box = _crop_box((width + 2 * border[0], height + 2 * border[1]), config, seed, position, view.number)
+    picture.part(box, border, out, spec.interpolation)
+    if any((config.flip, config.blur, config.solarise, *_colours(config))):
+        images = torch.from_numpy(out)[None].permute(0, 3, 1, 2)
+        images.copy_(_after_crop(images, config, lambda s, n: uniform(seed, s, position, n, view.number)[None]))
+
+
+def augment_batch(
+    images: UInt8[Tensor, "batch 3 height width_px"],
+    keys: Int[Tensor, " batch"],
+    config: AugmentConfig,
+    view: int = 0,
+) -> UInt8[Tensor, "batch 3 height width_px"]:
+    """What follows the crop, for a whole batch on its device, drawn from the samples' keys (`ImageTextBatch.keys`).
+
+    A picture comes out the same whatever else is in its batch.
+    """
+    on_host = keys.cpu().numpy().astype(np.uint64)
+    return _after_crop(images, config, lambda stream, count: uniform_of_keys(on_host, stream, count, view))
+
+
+def _after_crop(
+    images: UInt8[Tensor, "batch 3 height width_px"], config: AugmentConfig, draw: Draw
+) -> UInt8[Tensor, "batch 3 height width_px"]:
+    if config.flip:
+        images = ops.flip(images, _below(draw(Stream.FLIP, 1), config.flip, images.device))
+    if any(_colours(config)[:4]):
+        images = _recolour(images, config, draw(Stream.COLOUR, 4))
+    if config.hue:
+        turn = config.hue * (2 * draw(Stream.HUE, 1)[:, 0] - 1)
+        images = ops.shift_hue(images, torch.from_numpy(turn).to(images.device, torch.float32))
+    if config.blur:
+        draws, (low, high) = draw(Stream.BLUR, 2), config.blur_sigma
+        sigma = torch.from_numpy(low + draws[:, 1] * (high - low)).to(images.device, torch.float32)
+        radius = min(math.ceil(BLUR_REACH * high), min(images.shape[2:]) - 1)
+        images = ops.blur(images, _below(draws, config.blur, images.device), sigma, radius)
+    if config.solarise:
+        chosen = _below(draw(Stream.SOLARISE, 1), config.solarise, images.device)
+        images = ops.solarise(images, chosen, config.solarise_threshold)
+    return images
+
+
+def _below(draws: NDArray[np.float64], probability: float, device: torch.device) -> Bool[Tensor, " batch"]:
+    return torch.from_numpy(draws[:, 0] < probability).to(device)
+
+
+def _colours(config: AugmentConfig) -> tuple[float, ...]:
+    return config.brightness, config.contrast, config.saturation, config.grayscale, config.hue
+
+
+def _recolour(
+    images: UInt8[Tensor, "batch 3 height width_px"], config: AugmentConfig, draws: NDArray[np.float64]
+) -> UInt8[Tensor, "batch 3 height width_px"]:
+    """Blends with black, with the picture's grey and with its mean grey, folded into one affine map of the channels."""
+    spread = np.array([config.brightness, config.contrast, config.saturation])
+    bright, contrast, saturation = (1 + spread * (2 * draws[:, :3] - 1)).T
+    saturation = np.where(draws[:, 3] < config.grayscale, 0.0, saturation)[:, None, None]
+    channels = (bright * contrast)[:, None, None] * (saturation * np.eye(3) + (1 - saturation) * LUMA)
+    grey = ops.mean_colour(images).to(torch.float64) @ torch.from_numpy(LUMA).to(images.device)
+    pivot = torch.from_numpy(bright * (1 - contrast)).to(images.device) * grey
+    constants = pivot[:, None, None].expand(-1, 3, 1)
+    return ops.recolour(images, torch.cat([torch.from_numpy(channels).to(images.device), constants], 2).float())
+
+
+def _crop_box(size: tuple[int, int], config: AugmentConfig, seed: int, position: int, view: int = 0) -> Box:
+    """A random box of the wanted area and aspect (Szegedy et al. 2015, section 6)."""
     width, height = float(size[0]), float(size[1])
-    draws = uniform(seed, Stream.CROP, position, 4 * CROP_TRIES).reshape(CROP_TRIES, 4).tolist()
     low, high = (math.log(aspect) for aspect in config.crop_aspect)
-    for area, aspect, x, y in draws:
-        area = width * height * (config.crop_area[0] + area * (config.crop_area[1] - config.crop_area[0]))
+    draws = uniform(seed, Stream.CROP, position, 4 * CROP_TRIES, view).tolist()
+    for first in range(0, len(draws), 4):
+        share, aspect, x, y = draws[first : first + 4]
+        area = width * height * (config.crop_area[0] + share * (config.crop_area[1] - config.crop_area[0]))
         ratio = math.exp(low + aspect * (high - low))
         crop_width, crop_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
         if crop_width <= width and crop_height <= height:
@@ -79,20 +211,3 @@ def _crop_box(
     crop_width, crop_height = min(width, height * ratio), min(height, width / ratio)
     left, top = (width - crop_width) / 2, (height - crop_height) / 2
     return left, top, left + crop_width, top + crop_height
-
-
-def _recolour(image: Image.Image, config: AugmentConfig, seed: int, position: int) -> Image.Image:
-    """Blends with black, with the picture's grey and with its mean grey, folded into one affine map of the channels."""
-    if not (config.brightness or config.contrast or config.saturation or config.grayscale):
-        return image
-    draws = uniform(seed, Stream.COLOUR, position, 4)
-    bright, contrast, saturation = 1 + np.array([config.brightness, config.contrast, config.saturation]) * (
-        2 * draws[:3] - 1
-    )
-    if draws[3] < config.grayscale:
-        saturation = 0.0
-    channels = bright * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
-    mean = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    pivot = bright * (1 - contrast) * float(LUMA @ np.array(mean))
-    affine = np.column_stack([channels, np.full(3, pivot)]).ravel()
-    return image.convert("RGB", tuple(affine.tolist()))

@@ -7,9 +7,12 @@ from typing import Any
 from mmclip.errors import BadSampleError, UserError
 from mmclip.randomness import Stream, words
 
+MAX_CHARACTERS = 1 << 14
+"""Of a caption; the tokenizer cuts further, by the context of its model."""
+
 
 def members_of(fields: Iterable[str]) -> set[str]:
-    """The extensions that caption fields read: `txt` of "txt", `json` of "json:captions".
+    """The extensions that caption fields read: `txt` of "txt" and "txt:lines", `json` of "json:captions".
 
     Raises:
         UserError: a field is neither a member nor a path into one.
@@ -17,8 +20,11 @@ def members_of(fields: Iterable[str]) -> set[str]:
     members = set()
     for field in fields:
         member, colon, path = field.partition(":")
-        if not member or (colon and (member != "json" or not path)):
-            raise UserError(f"caption field {field!r}: expected a member such as 'txt', or 'json:' and a key of it")
+        if not member or (colon and (not path if member == "json" else path != "lines")):
+            raise UserError(
+                f"caption field {field!r}: expected a member such as 'txt' ('txt:lines' if each line is a caption), or "
+                "'json:' and a key of it"
+            )
         members.add(member)
     return members
 
@@ -27,7 +33,7 @@ def captions_of(sample: dict[str, Any], fields: Sequence[str]) -> list[list[str]
     """The captions of a sample, one list for each of `fields` that has any.
 
     Raises:
-        BadSampleError: no field yields a caption, or a member is not UTF-8 or not JSON.
+        BadSampleError: no field yields a caption, or a member is not UTF-8 or not readable as JSON.
     """
     found: list[list[str]] = []
     table: Any = None
@@ -36,19 +42,29 @@ def captions_of(sample: dict[str, Any], fields: Sequence[str]) -> list[list[str]
         if member not in sample:
             continue
         try:
-            if colon:
+            if path == "lines" and member != "json":
+                texts = sample[member].decode().splitlines()
+            elif colon:
                 table = json.loads(sample[member]) if table is None else table
                 texts = _texts(table, path)
             else:
                 texts = [sample[member].decode()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # JSON may nest deeper than Python can follow
             raise BadSampleError(f"member {member!r}: {error}") from error
-        texts = [stripped for stripped in (text.strip() for text in texts) if stripped]
+        texts = [text for text in map(_readable, texts) if text]
         if texts:
             found.append(texts)
     if not found:
         raise BadSampleError(f"no caption in {', '.join(fields)}")
     return found
+
+
+def _readable(text: str) -> str:
+    """The text without its margins, of bounded length; empty where it holds nothing that could be seen."""
+    text = text[:MAX_CHARACTERS].replace("\0", " ").lstrip("\ufeff").strip()
+    if not text.isascii():  # JSON may hold halves of characters, which no tokenizer takes
+        text = text.encode("utf-8", "replace").decode()
+    return text if any(character.isprintable() and character != " " for character in text) else ""
 
 
 def choose_caption(captions: Sequence[Sequence[str]], seed: int, position: int) -> str:

@@ -1,101 +1,106 @@
 """The training loader: a `webdataset.DataPipeline` whose first stage reads what the plan says.
 
-    planned samples (webdataset dicts) -> picture, caption, user's own maps -> ImageTextBatch
+    planned samples (webdataset dicts) -> picture, caption, user's own maps -> a row of an ImageTextBatch
 
 Every rank builds the same plan and takes its slice of each batch; every worker takes every w-th batch of its rank. The
 stream never ends and is the same for any number of either.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Int
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
-from torch.utils.data import DataLoader
 from webdataset.pipeline import DataPipeline
 
-from mmclip.batch import DataPosition, ImageTextBatch, Replacement
+from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.config import config
+from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
-from mmclip.randomness import Stream, words
-from mmclip_data.loading.augment import AugmentConfig, augment
-from mmclip_data.loading.captions import captions_of, choose_caption, members_of
-from mmclip_data.loading.decode import decode_image
-from mmclip_data.loading.plan import Plan, PlanConfig
+from mmclip_data.loading.assemble import Assemble, Filler, Tokenize
+from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, fill_view, views_of
+from mmclip_data.loading.captions import captions_of, choose_caption
+from mmclip_data.loading.decode import PillowPicture, open_picture
+from mmclip_data.loading.describe import describe
+from mmclip_data.loading.mixture import order_of
+from mmclip_data.loading.opening import SourceConfig, open_source
+from mmclip_data.loading.plan import PlanConfig
 from mmclip_data.loading.planned import Layout, PlannedSource, Prepare, SampleMap
-from mmclip_data.loading.sources import IndexedTarsConfig, Source, SyntheticConfig, picture_of
-
-Tokenize = Callable[[Sequence[str]], Int[Tensor, "batch token"]]
+from mmclip_data.loading.processes import Ahead, Ring, Watch, batches_from_processes
+from mmclip_data.loading.scratch import of_thread
+from mmclip_data.loading.slots import Shape, Slots, SlotSource
+from mmclip_data.loading.sources import picture_of
+from mmclip_data.loading.threads import ThreadedBatches
+from mmclip_data.loading.watchdog import Say, Whereabouts, restarting
 
 
 @config
 class DataConfig:
     """What a run trains on."""
 
-    source: Annotated[IndexedTarsConfig | SyntheticConfig, Field(discriminator="type")]
+    source: Annotated[SourceConfig, Field(discriminator="type")]
     """Where the samples come from."""
-    captions: tuple[str, ...] = ("txt",)
-    """Members that hold captions: `txt`, or `json:KEY` for one text or a list; a field is drawn, then one of its texts."""
+    captions: tuple[str, ...] | None = None
+    """Members that hold captions: `txt`, `txt:lines`, or `json:KEY` for one text or a list; a field is drawn, then one of its
+    texts. By default `txt`, `text` or `caption`, else a key of `json` of such a name; which one is said at the start."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What happens to a training picture."""
+    views: tuple[ViewConfig, ...] = ()
+    """Further views of each picture, for objectives that compare views; without any there is just the one."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     """How strongly the order is shuffled."""
+    loader: Literal["threads", "processes"] = "processes"
+    """Threads share the samples of each batch; processes take a batch each, and suit maps that are heavy on Python."""
     workers: int = 2
-    """Loader processes of each rank; 0 loads in the training process."""
+    """Loader threads or processes of each rank; 0 loads in the training process, when a batch is asked for."""
     prefetch_batches: int = 2
-    """Batches that each worker keeps ready."""
+    """Batches kept ready: by each process, or by all threads together."""
     timeout_seconds: int = 300
-    """A worker that hands nothing over for so long is an error, not a hang."""
+    """When workers hand nothing over for so long, the run ends and names what each is at; 0 waits for ever."""
+    restarts: int = 3
+    """How often the loader processes of a rank are started again when one was killed; the samples stay the same."""
     max_bad_fraction: float = 0.01
     """Share of bad samples above which the run stops; below, each is replaced, counted and named."""
+
+    def __post_init__(self) -> None:
+        lowest = {"workers": 0, "prefetch_batches": 1, "timeout_seconds": 0, "restarts": 0}
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise UserError(f"data.{name}={getattr(self, name)}: expected {least} or more")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise UserError(f"data.max_bad_fraction={self.max_bad_fraction}: expected a fraction from 0 to 1")
+        if self.captions is not None and not self.captions:
+            raise UserError("data.captions is empty: expected at least one member, such as txt or json:caption")
 
 
 @dataclass(frozen=True)
 class Decode:
-    """A map: the picture's bytes become augmented `pixels`, and one of its captions becomes `caption`."""
+    """A map: the picture's bytes become augmented `pixels` (and further `views`), one of its captions `caption`."""
 
     spec: ImageSpec
-    config: DataConfig
+    captions: Sequence[str]
     seed: int
+    views: tuple[View, ...]
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        position = sample["__position__"]
-        caption = choose_caption(captions_of(sample, self.config.captions), self.seed, position)
+        position, fields = sample["__position__"], sample.get("__captions__", self.captions)
+        caption = choose_caption(captions_of(sample, fields), self.seed, position)
         raw = sample.get("pixels")  # the synthetic source has nothing to decode
-        image = decode_image(picture_of(sample)) if raw is None else Image.fromarray(raw)
-        pixels = augment(image, self.spec, self.config.augment, self.seed, position)
-        return {**sample, "pixels": pixels, "caption": caption}
-
-
-@dataclass(frozen=True)
-class Assemble:
-    """Last stage: a rank's samples of one step become one `ImageTextBatch`."""
-
-    layout: Layout
-    tokenize: Tokenize
-    seed: int
-
-    def __call__(self, samples: Iterator[dict[str, Any]]) -> Iterator[ImageTextBatch]:
-        while True:
-            chosen = [next(samples) for _ in range(self.layout.batch_size)]
-            keys = [int(words(self.seed, Stream.SAMPLE_KEY, s["__position__"], 1)[0]) >> 1 for s in chosen]
-            yield ImageTextBatch(
-                # Decoders write channels last: so stacked, each picture is one copy, and convolutions like it so.
-                images=torch.stack([sample["pixels"].permute(1, 2, 0) for sample in chosen]).permute(0, 3, 1, 2),
-                tokens=self.tokenize([sample["caption"] for sample in chosen]),
-                keys=torch.tensor(keys, dtype=torch.int64),
-                ids=tuple(sample["__id__"] for sample in chosen),
-                position=DataPosition(chosen[0]["__batch_start__"] + self.layout.global_batch_size),
-                replaced=tuple(
-                    Replacement(sample["__position__"], *sample["__replaced__"], replaced_by=sample["__id__"])
-                    for sample in chosen
-                    if "__replaced__" in sample
-                ),
-            )
+        picture = open_picture(picture_of(sample), of_thread()) if raw is None else PillowPicture(Image.fromarray(raw))
+        given = sample.get("__out__")
+        arrays = given or [np.empty((*view.size, 3), dtype=np.uint8) for view in self.views]
+        for view, array in zip(self.views, arrays, strict=True):
+            fill_view(array, picture, self.spec, view, self.seed, position)
+        pixels, *further = made = tuple(torch.from_numpy(array).permute(2, 0, 1) for array in arrays)
+        prepared = {**sample, "pixels": pixels, "caption": caption}
+        if further:
+            prepared["views"] = tuple(further)
+        if given:
+            prepared["__made__"] = made
+        return prepared
 
 
 class TrainLoader:
@@ -103,6 +108,9 @@ class TrainLoader:
 
     `tokenize` turns captions into ids (trimmed where the text tower allows); `maps` are the user's own functions from
     sample to sample, run after decoding (`pixels` uint8 and `caption` are there) and free to raise `BadSampleError`.
+    With threads they run in several at once.
+
+    The pixels of a batch lie in memory that is used again once nothing refers to them.
 
     Raises:
         UserError: the source or the layout cannot work.
@@ -116,13 +124,19 @@ class TrainLoader:
         layout: Layout,
         seed: int,
         maps: Sequence[SampleMap] = (),
+        say: Say = print,
     ) -> None:
+        self.say = say
         self.config = config
         self.layout = layout
-        self.source: Source = config.source.build(members_of(config.captions))
-        self.plan = Plan(config.plan, seed, self.source.shard_sizes)
-        self.maps = (Decode(spec, config, seed), *maps)
-        self.assemble = Assemble(layout, tokenize, seed)
+        self.spec = spec
+        self.tokenize = tokenize
+        self.seed = seed
+        self.opened = open_source(config.source, config.captions)
+        self.source = self.opened.source
+        self.plan = order_of(self.source, config.plan, seed)
+        self.views = tuple(views_of(spec, config.augment, config.views))
+        self.maps = (Decode(spec, self.opened.captions, seed, self.views), *maps)
         self.fingerprint = self.plan.fingerprint(self.source.fingerprint)
         """Names the order of samples: a resumed run must find the same one."""
 
@@ -131,23 +145,44 @@ class TrainLoader:
         """Samples of the source."""
         return self.plan.samples_per_epoch
 
+    def fingerprint_at(self, samples_consumed: int) -> str:
+        """Names the order up to a position: what a run that resumes there must find."""
+        return self.plan.fingerprint(self.source.fingerprint, samples_consumed)
+
+    def describe(self, total_samples: int) -> list[str]:
+        """What a run of so many samples reads, in words."""
+        return describe(self.opened, self.plan, total_samples)
+
     def pipeline(self, start: DataPosition) -> DataPipeline:
-        """The stages themselves, for those who add some of their own."""
-        planned = PlannedSource(self.source, self.plan, self.layout, start)
-        return DataPipeline(planned, Prepare(planned, self.maps), self.assemble)
+        """The stages themselves, for those who add some of their own; their samples own their pixels."""
+        prepare = self._prepare(start)
+        return DataPipeline(prepare.planned, prepare, self._assemble(Slots(self._shapes(), 2)))
+
+    def summary(self) -> list[dict[str, object]]:
+        """Nothing: the plan has said what comes."""
+        return []
 
     def batches(self, start: DataPosition) -> Iterator[ImageTextBatch]:
         """Batches from `start` on, in order, loaded ahead by the workers."""
-        pipeline = self.pipeline(start)
-        if self.config.workers == 0:
-            return iter(pipeline)
-        return iter(
-            DataLoader(
-                pipeline,  # pyright: ignore[reportArgumentType]  # an IterableDataset, which webdataset's types do not say
-                batch_size=None,
-                num_workers=self.config.workers,
-                prefetch_factor=self.config.prefetch_batches,
-                pin_memory=torch.cuda.is_available(),
-                timeout=self.config.timeout_seconds,
-            )
-        )
+        workers, ahead, timeout = self.config.workers, self.config.prefetch_batches, self.config.timeout_seconds
+        if workers and self.config.loader == "processes":
+            return restarting(self._from_processes, start, self.config.restarts, self.layout.rank, self.say)
+        slots = Slots(self._shapes(), ahead + 2, pinned=torch.cuda.is_available())
+        filler = Filler(self._prepare(start), self._assemble(slots))
+        return ThreadedBatches(filler, start, workers, ahead, timeout, self.say) if workers else iter(filler)
+
+    def _from_processes(self, start: DataPosition) -> Iterator[ImageTextBatch]:
+        ahead = Ahead(self.config.workers, self.config.prefetch_batches)
+        ring, prepare = Ring(*ahead, self._shapes()), self._prepare(start)
+        prepare.planned.watch = whereabouts = Whereabouts(ahead.workers)
+        watch = Watch(self.layout.rank, self.config.timeout_seconds, whereabouts, prepare.planned.name, self.say)
+        return batches_from_processes(Filler(prepare, self._assemble(ring)), ring, ahead, watch)
+
+    def _prepare(self, start: DataPosition) -> Prepare:
+        return Prepare(PlannedSource(self.source, self.plan, self.layout, start), self.maps)
+
+    def _assemble(self, slots: SlotSource) -> Assemble:
+        return Assemble(self.layout, self.tokenize, self.seed, slots)
+
+    def _shapes(self) -> list[Shape]:
+        return [(self.layout.batch_size, *view.size, 3) for view in self.views]

@@ -1,5 +1,7 @@
 """The first stages of the training loader: what the plan says, read in its order, with bad samples replaced."""
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +10,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mmclip.batch import DataPosition
 from mmclip.errors import BadSampleError, UserError
-from mmclip.randomness import Stream, integer
-from mmclip_data.loading.plan import Plan
+from mmclip_data.loading.look_ahead import Slices, look_ahead
+from mmclip_data.loading.order import Order
 from mmclip_data.loading.sources import Source
+from mmclip_data.loading.watchdog import Whereabouts
 
 SampleMap = Callable[[dict[str, Any]], dict[str, Any]]
 
 REPLACEMENT_TRIES = 100
 """Bad samples in a row that are replaced before the loader gives up on the source."""
+
+BATCHES_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -43,28 +48,65 @@ class Layout:
 class PlannedSource(IterableDataset):
     """First stage: endless webdataset dicts in planned order, from `start` on; unreadable ones are replaced."""
 
-    def __init__(self, source: Source, plan: Plan, layout: Layout, start: DataPosition) -> None:
+    def __init__(self, source: Source, plan: Order, layout: Layout, start: DataPosition) -> None:
         self.source = source
         self.plan = plan
         self.layout = layout
         self.start = start
+        self._known_places: deque[tuple[int, set[tuple[int, int]]]] = deque(maxlen=BATCHES_KEPT)
+        self._looks_ahead: dict[int, list[object]] = {}
+        self.watch: Whereabouts | None = None
+        """Where a loader process notes what it is at."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch_start, positions in self.steps():
+            places = self.plan.locate_all(positions)
+            for position, place in zip(positions, places, strict=True):
+                yield self.sample(position, place, batch_start)
+
+    def steps(self) -> Iterator[tuple[int, list[int]]]:
+        """The batches that this process fills: where each begins, and this rank's positions in it."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         size = self.layout.global_batch_size
         batch_start = self.start.samples_consumed + number * size
         while True:
-            for position in self.plan.rank_slice(batch_start, size, self.layout.rank, self.layout.world_size).tolist():
-                shard, row = self.plan.locate(position)
-                where = {"__position__": position, "__batch_start__": batch_start, "__try__": 0}
-                try:
-                    sample = {**self.source.read(shard, row), **where, "__id__": self.source.sample_id(shard, row)}
-                except BadSampleError as error:
-                    bad = {**where, "__id__": self.source.sample_id(shard, row)}
-                    sample = self.replacement(bad, str(error))
-                yield sample
+            yield batch_start, self.positions(batch_start)
             batch_start += size * workers
+
+    def positions(self, batch_start: int) -> list[int]:
+        """This rank's positions in the batch that begins at `batch_start`."""
+        layout = self.layout
+        return self.plan.rank_slice(batch_start, layout.global_batch_size, layout.rank, layout.world_size).tolist()
+
+    def sample(self, position: int, place: tuple[int, int], batch_start: int) -> dict[str, Any]:
+        """The sample at a position, whose shard and row are `place`, or the one that replaces it."""
+        if self.watch is not None:
+            self.watch.note(position)
+        where: dict[str, Any] = {"__position__": position, "__batch_start__": batch_start, "__try__": 0}
+        where["__id__"] = self.source.sample_id(*place)
+        if os.getpid() not in self._looks_ahead:
+            self._look_ahead()
+        try:
+            sample = self.source.read(*place)
+        except BadSampleError as error:
+            return self.replacement(where, str(error))
+        sample.update(where)
+        return sample
+
+    def name(self, position: int) -> str:
+        """The identity of the sample at a position."""
+        return self.source.sample_id(*self.plan.locate(position))
+
+    def _look_ahead(self) -> None:
+        """Once in each process that reads, by the first of its threads."""
+        mine: list[object] = []
+        if self._looks_ahead.setdefault(os.getpid(), mine) is mine:
+            worker = get_worker_info()
+            number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+            size, rank, world_size = self.layout.global_batch_size, self.layout.rank, self.layout.world_size
+            slices = Slices(self.plan, self.start.samples_consumed, size, rank, world_size, number, workers)
+            mine.append(look_ahead(self.source, slices))
 
     def replacement(self, bad: dict[str, Any], reason: str) -> dict[str, Any]:
         """A readable sample for the position of `bad`, the same at every replay, from outside its batch.
@@ -74,16 +116,15 @@ class PlannedSource(IterableDataset):
         """
         position, attempt = bad["__position__"], bad["__try__"]
         replaced = bad.get("__replaced__", (bad["__id__"], reason))
-        batch = {
-            self.plan.locate(p) for p in self.plan.batch(bad["__batch_start__"], self.layout.global_batch_size).tolist()
-        }
+        batch = self._places(bad["__batch_start__"])
+        pool = self.plan.pool(position)
+        is_spare = sum(pool.first <= shard < pool.end for shard, _ in batch) < pool.samples
         while attempt < REPLACEMENT_TRIES:
-            draw = integer(self.plan.seed + attempt, Stream.REPLACEMENT, position, self.plan.samples_per_epoch)
+            place = self.plan.substitute(position, attempt)
             attempt += 1
-            place = self.plan.locate(draw)
-            if place in batch and len(batch) < self.plan.samples_per_epoch:
+            if is_spare and place in batch:
                 continue
-            marks = {name: bad[name] for name in ("__position__", "__batch_start__")}
+            marks = {name: bad[name] for name in ("__position__", "__batch_start__", "__out__") if name in bad}
             try:
                 sample = self.source.read(*place)
             except BadSampleError:
@@ -95,6 +136,16 @@ class PlannedSource(IterableDataset):
             "check the shards with the caption fields of this run"
         )
 
+    def _places(self, batch_start: int) -> set[tuple[int, int]]:
+        """Where the samples of a whole batch lie; kept, since of a large batch several samples are bad."""
+        for known, places in tuple(self._known_places):  # a copy, because threads share this object
+            if known == batch_start:
+                return places
+        positions = self.plan.batch(batch_start, self.layout.global_batch_size).tolist()
+        places = set(self.plan.locate_all(positions))
+        self._known_places.append((batch_start, places))
+        return places
+
 
 class Prepare:
     """Second stage: run the maps over each sample; one that proves bad is replaced and the maps start afresh."""
@@ -105,14 +156,16 @@ class Prepare:
 
     def __call__(self, samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for sample in samples:
-            raw = sample
-            while True:
-                try:
-                    prepared = raw
-                    for function in self.maps:
-                        prepared = function(prepared)
-                except BadSampleError as error:
-                    raw = self.planned.replacement(raw, str(error))
-                else:
-                    yield prepared
-                    break
+            yield self.one(sample)
+
+    def one(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """The sample after all maps, or the first that survives them in its place."""
+        while True:
+            try:
+                prepared = raw
+                for function in self.maps:
+                    prepared = function(prepared)
+            except BadSampleError as error:
+                raw = self.planned.replacement(raw, str(error))
+            else:
+                return prepared

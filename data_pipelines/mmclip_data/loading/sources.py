@@ -1,6 +1,7 @@
 """Where samples come from: anything with shards of known sizes and random access to their rows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from mmclip.config import config
 from mmclip.errors import BadSampleError, UserError
 from mmclip.randomness import Stream, words
-from mmclip_data.shards.expand import expand_shards
-from mmclip_data.shards.index import open_index
+from mmclip_data.shards.columns import ShardIndex
+from mmclip_data.shards.index import OnDamage
+from mmclip_data.shards.names import IMAGE_EXTENSIONS
 from mmclip_data.shards.read import ShardReader
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+from mmclip_data.stores import CacheConfig, Place, RemoteReader, expand_places, open_indexes
 
 
 @runtime_checkable
@@ -52,16 +53,20 @@ class IndexedTarsConfig:
 
     type: Literal["tars"] = "tars"
     shards: str | tuple[str, ...]
-    """Files, folders, patterns (`data/{00000..00127}.tar`), joined by `::` or listed; `embedded:` names the demo's data."""
+    """Files, folders, patterns (`data/{00000..00127}.tar`) or URLs, joined by `::` or listed; `embedded:`: the demo's data."""
     name: str = "train"
     """First part of every sample's identity."""
     index_folder: str | None = None
     """Where the indexes stand when the shards' own folder is read-only."""
+    on_damage: OnDamage = "refuse"
+    """A shard that was cut or changed after it was indexed: an error, or a `quarantine` of what is no longer intact."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """How shards at URLs are read."""
 
     def build(self, extensions: Collection[str]) -> "IndexedTars":
         """Open every index; `extensions` are the members to read."""
         folder = Path(self.index_folder) if self.index_folder else None
-        return IndexedTars(self.name, expand_shards(self.shards), extensions, folder)
+        return IndexedTars(self.name, expand_places(self.shards, self.cache), extensions, folder, self.on_damage)
 
 
 class IndexedTars:
@@ -72,21 +77,43 @@ class IndexedTars:
     """
 
     def __init__(
-        self, name: str, tars: list[Path], extensions: Collection[str], index_folder: Path | None = None
+        self,
+        name: str,
+        tars: Sequence[Place],
+        extensions: Collection[str],
+        index_folder: Path | None = None,
+        on_damage: OnDamage = "refuse",
     ) -> None:
         self.name = name
         self.tars = tars
         self.extensions = frozenset(extensions) | frozenset(IMAGE_EXTENSIONS)
-        indexes = [open_index(tar, index_folder) for tar in tars]
+        indexes = open_indexes(tars, index_folder, on_damage)
         for tar, index in zip(tars, indexes, strict=True):
             if not set(index.extensions) & set(IMAGE_EXTENSIONS):
                 raise UserError(
                     f"shard {tar} holds no picture: expected members {', '.join(IMAGE_EXTENSIONS)}, "
-                    f"got {', '.join(index.extensions)}"
+                    f"got {', '.join(index.extensions)}; convert the pictures, such as by `mmclip shards make folder`"
                 )
-        self._readers = [ShardReader(tar, index) for tar, index in zip(tars, indexes, strict=True)]
+        self._readers = [
+            ShardReader(tar, index) if isinstance(tar, Path) else RemoteReader(tar, index, self.extensions)
+            for tar, index in zip(tars, indexes, strict=True)
+        ]
+        self._urls = [str(tar) for tar in tars]
+        self._prefixes = [f"{name}/{tar.name}/" for tar in tars]
         self._sizes = np.array([index.num_samples for index in indexes], dtype=np.int64)
         self._fingerprint = xxhash.xxh3_128_hexdigest("".join(index.fingerprint for index in indexes).encode())
+
+    def restrict(self, extensions: Collection[str]) -> None:
+        """Read pictures and these members only, from now on."""
+        self.extensions = frozenset(extensions) | frozenset(IMAGE_EXTENSIONS)
+        for reader in self.remote_readers:
+            if reader is not None:
+                reader.extensions = self.extensions
+
+    @property
+    def indexes(self) -> list[ShardIndex]:
+        """The index of each tar."""
+        return [reader.index for reader in self._readers]
 
     @property
     def shard_sizes(self) -> NDArray[np.int64]:
@@ -96,13 +123,19 @@ class IndexedTars:
     def fingerprint(self) -> str:
         return self._fingerprint
 
+    @property
+    def remote_readers(self) -> list[RemoteReader | None]:
+        """The reader of each shard that is on a store, for those who know what will be read next."""
+        return [reader if isinstance(reader, RemoteReader) else None for reader in self._readers]
+
     def sample_id(self, shard: int, row: int) -> str:
-        return f"{self.name}/{self.tars[shard].name}/{self._readers[shard].index.key(row)}"
+        return self._prefixes[shard] + self._readers[shard].index.key(row)
 
     def read(self, shard: int, row: int) -> dict[str, Any]:
         reader = self._readers[shard]
-        members = reader.read(row, self.extensions)
-        return {"__key__": reader.index.key(row), "__url__": str(self.tars[shard]), **members}
+        key = reader.index.key(row)
+        marks = {"__key__": key, "__url__": self._urls[shard], "__id__": self._prefixes[shard] + key}
+        return {**marks, **reader.read(row, self.extensions)}
 
 
 @config
@@ -147,9 +180,6 @@ class Synthetic:
         pixels = draws[count:].view(np.uint8)[: size * size * 3].reshape(size, size, 3)
         caption = " ".join(f"word{draw % 1000}" for draw in draws[:count].tolist())
         return {"__key__": f"{row:09d}", "__url__": "synthetic:", "pixels": pixels, "txt": caption.encode()}
-
-
-SourceConfig = IndexedTarsConfig | SyntheticConfig
 
 
 def picture_of(sample: dict[str, Any]) -> bytes:

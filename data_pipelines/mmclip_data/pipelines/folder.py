@@ -8,19 +8,26 @@ Two kinds of folder are understood. `class-folders`: `cat/1.jpg`, the folder's n
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import xxhash
+
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_data.pipelines.layout import checked_templates, write_lines, write_split
+from mmclip_data.pipelines.job import Dropped, Job, Kept, Outcome, Track, Written, quiet, write_shards
+from mmclip_data.pipelines.job.journal import DROPPED, JOURNAL
+from mmclip_data.pipelines.layout import checked_templates, write_lines
+from mmclip_data.pipelines.pairs import too_large, undecodable
 from mmclip_data.pipelines.report import MakeReport, prepare_output
 
 MAGIC = {".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF"}
 OTHER_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jxl", ".svg", ".ppm")
 CAPTION_FILES = (".txt", ".json")
 SPLITS = ("train", "test")
+ITEMS_IN_PIECE = 64
 OTHER_SPLITS = ("val", "valid", "validation", "dev")
 
 Kind = Literal["class-folders", "captions"]
@@ -40,8 +47,12 @@ class FolderConfig:
     """The split to write where `source` has no train/ and test/."""
     templates: tuple[str, ...] = ("a photo of a {c}",)
     """With class folders: the zero-shot templates to write, with {c} for the class name."""
+    decode: bool = True
+    """Decode every picture once, and drop those that training could not read."""
     samples_per_shard: int = 10_000
     """Samples in one tar."""
+    workers: int | None = None
+    """Processes; default: one for each core. Changes no byte of the output."""
     overwrite: bool = False
     """Replace the shards of an earlier run."""
 
@@ -67,7 +78,7 @@ class _Split:
         self.skipped.setdefault(reason, []).append(str(path.relative_to(self.source)))
 
 
-def make_folder(config: FolderConfig) -> MakeReport:
+def make_folder(config: FolderConfig, track: Track = quiet) -> MakeReport:
     """Write every image that has a caption, in the order of the paths, and name every file that was left out.
 
     Raises:
@@ -83,14 +94,16 @@ def make_folder(config: FolderConfig) -> MakeReport:
         _collect(split, kind, class_names)
     if not any(split.samples for split in splits.values()):
         raise UserError(f"source={config.source}: no image with a caption, as {kind}; {_reasons(splits)}")
-    prepare_output(config.output, config.overwrite)
-    files = [path for name, split in splits.items() if split.samples for path in _write(config, name, split)]
+    if config.overwrite or not any((config.output / split / JOURNAL).exists() for split in SPLITS):
+        prepare_output(config.output, config.overwrite)
+    written = {name: _write(config, name, split, kind, track) for name, split in splits.items() if split.samples}
+    files = [path for split in written.values() for path in split.files]
     if kind == "class-folders":
         files.append(write_lines(config.output / "classnames.txt", class_names))
         files.append(write_lines(config.output / "zeroshot_classification_templates.txt", templates))
     else:
         files.append(write_lines(config.output / "dataset_type.txt", ["retrieval"]))
-    counts = {f"{name} samples": len(split.samples) for name, split in splits.items()}
+    counts = {f"{name} samples": written[name].num_samples if name in written else 0 for name in splits}
     skipped = {"outside train and test": outside} if outside else {}
     for split in splits.values():
         for reason, names in split.skipped.items():
@@ -236,19 +249,80 @@ def _read_captions(path: Path) -> tuple[str, ...]:
     return tuple(" ".join(caption.split()) for caption in captions if caption.strip())
 
 
-def _write(config: FolderConfig, name: str, split: _Split) -> list[Path]:
+def _write(config: FolderConfig, name: str, split: _Split, kind: Kind, track: Track) -> Written:
+    """Write one split; what decoding drops joins what was left out before."""
     folder = config.output / name
-    files = write_split(folder, map(_members, split.samples), config.samples_per_shard)
+    left_out = [Dropped(path, reason) for reason, paths in split.skipped.items() for path in paths]
+    items = _Items(config.source, (*split.samples, *left_out))
+    settings = {"kind": kind, "decode": config.decode, "samples_per_shard": config.samples_per_shard}
+    written = write_shards(
+        Job("make folder", settings, items.fingerprint),
+        items,
+        _Read(config.source, config.decode),
+        folder,
+        samples_per_shard=config.samples_per_shard,
+        workers=config.workers,
+        track=track,
+    )
+    lines = (folder / DROPPED).read_bytes().splitlines()
+    for drop in [Dropped(**json.loads(line)) for line in lines[: len(lines) - len(left_out)]]:
+        split.skip(drop.reason, config.source / drop.source)
+    gone = {name for names in split.skipped.values() for name in names}
     sources = [str(sample.image.relative_to(config.source)) for sample in split.samples]
-    return [*files, write_lines(folder / "sources.txt", sources)]
+    write_lines(folder / "sources.txt", [source for source in sources if source not in gone])
+    written.files.append(folder / "sources.txt")
+    return written
 
 
-def _members(sample: _Sample) -> dict[str, bytes]:
-    members = {
-        sample.image.suffix.lower().removeprefix("."): sample.image.read_bytes(),
-        "txt": "\n".join(sample.captions).encode(),
-    }
-    return members if sample.label is None else members | {"cls": str(sample.label).encode()}
+@dataclass(frozen=True)
+class _Items:
+    """The samples to write, and behind them what was left out already."""
+
+    source: Path
+    entries: tuple[_Sample | Dropped, ...]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def pieces(self, start: int) -> Iterator[tuple[_Sample | Dropped, ...]]:
+        for first in range(start, len(self.entries), ITEMS_IN_PIECE):
+            yield self.entries[first : first + ITEMS_IN_PIECE]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of names, captions and labels, and of the pictures' sizes and times."""
+        digest = xxhash.xxh3_128()
+        for entry in self.entries:
+            if isinstance(entry, Dropped):
+                facts = list(entry)
+            else:
+                status = entry.image.stat()
+                image = str(entry.image.relative_to(self.source))
+                facts = [image, *entry.captions, str(entry.label), str(status.st_size), str(status.st_mtime_ns)]
+            digest.update("\n".join(facts).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The work on some entries: the pictures are read, and decoded if asked."""
+
+    source: Path
+    decode: bool
+
+    def __call__(self, piece: tuple[_Sample | Dropped, ...]) -> list[Outcome]:
+        return [entry if isinstance(entry, Dropped) else self._outcome(entry) for entry in piece]
+
+    def _outcome(self, sample: _Sample) -> Outcome:
+        picture = sample.image.read_bytes()
+        problem = too_large(picture) or (undecodable(picture) if self.decode else None)
+        if problem:
+            return Dropped(str(sample.image.relative_to(self.source)), *problem)
+        members = {
+            sample.image.suffix.lower().removeprefix("."): picture,
+            "txt": "\n".join(sample.captions).encode(),
+        }
+        return Kept(members if sample.label is None else members | {"cls": str(sample.label).encode()})
 
 
 def _reasons(splits: dict[str, _Split]) -> str:

@@ -14,6 +14,9 @@ OWN_FILES = (
     "dataset_type.txt",
     "classnames.txt",
     "zeroshot_classification_templates.txt",
+    "sizes.json",
+    "job.jsonl",
+    "dropped.jsonl",
 )
 
 

@@ -50,10 +50,15 @@ def _expand_part(part: str) -> list[Path]:
         raise UserError("an empty name among the shards; expected a file, a folder or a pattern on both sides of '::'")
     if part.startswith(EMBEDDED):
         return _expand_below(Path(mmclip_data.__file__).parent / "embedded", part.removeprefix(EMBEDDED), part)
-    if part.startswith("pipe:") or "://" in part:
+    if part.startswith("pipe:"):
         raise UserError(
-            f"shards={part!r}: URLs and pipes are not read here, and a pipe would run a shell; "
-            "copy the shards to a folder and name that"
+            f"shards={part!r}: a pipe would run a shell, and is not read; give the URL itself (s3://..., https://...), "
+            "or copy the shards to a folder and name that"
+        )
+    if "://" in part:
+        raise UserError(
+            f"shards={part.partition('?')[0]!r}: URLs are not read here, only where a run trains and by `mmclip shards "
+            "index`; copy the shards to a folder and name that"
         )
     return _expand_below(Path(), part, part)
 
@@ -63,7 +68,7 @@ def _expand_below(root: Path, pattern: str, part: str) -> list[Path]:
         return [root / pattern]
     shards: list[Path] = []
     missing: list[Path] = []
-    for name in _braces(part, pattern):
+    for name in braces(part, pattern):
         found = _matches(root, name)
         shards.extend(found)
         if not found:
@@ -83,7 +88,7 @@ def _matches(root: Path, name: str) -> list[Path]:
     return [path] if path.is_file() else []
 
 
-def _braces(part: str, pattern: str) -> Iterator[str]:
+def braces(part: str, pattern: str) -> Iterator[str]:
     """Expand brace ranges; the count is bounded first, because the library holds a range's every name in memory."""
     bound = _expansion_bound(pattern)
     if bound > MAX_EXPANSIONS:

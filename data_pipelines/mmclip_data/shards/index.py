@@ -1,98 +1,87 @@
-"""The index of a shard: where every member lies, how long it is, and its XXH3-64 checksum.
+"""`NAME.tar.mmidx`: an index as a safetensors file that is mapped, not read.
 
-`NAME.tar.mmidx` is a safetensors file. One metadata entry, `mmidx`, holds a JSON header; the tensors are the
-columns below. One entry only, because safetensors writes several in an order that changes from run to run.
+One metadata entry, `mmidx`, holds a JSON header; the tensors are the columns. One entry only, because safetensors
+writes several in an order that changes from run to run. The safetensors package copies every tensor it hands out, so
+its layout (length, JSON, bytes) is read here.
 """
 
 import json
+import mmap
 import os
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmclip.errors import UserError
 from mmclip_data.shards.atomic import atomic_file
+from mmclip_data.shards.columns import (
+    COLUMNS,
+    FACT_COLUMNS,
+    FORMAT_VERSION,
+    IDENTITY_COLUMNS,
+    MEMBER_COLUMNS,
+    Salvage,
+    ShardIndex,
+)
+from mmclip_data.shards.open_files import OpenFiles
 
-FORMAT_VERSION = 1
 METADATA_KEY = "mmidx"
 SUFFIX = ".mmidx"
+MAX_HEADER_BYTES = 8 << 20
+TYPES = {"U8": np.dtype(np.uint8), "U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "U64": np.dtype("<u8")}
+MAPPED = OpenFiles()
 
-COLUMNS: dict[str, type[np.unsignedinteger]] = {
-    "member_sample": np.uint32,  # one row a member, sorted by sample, then by extension
-    "member_extension": np.uint16,  # position in the header's sorted list of extensions
-    "member_offset": np.uint64,  # of the first byte of the payload in the tar
-    "member_size": np.uint64,
-    "member_xxh3": np.uint64,
-    "sample_first_member": np.uint64,  # one row a sample, and one more at the end
-    "key_offset": np.uint64,  # one row a sample, and one more at the end
-    "key_bytes": np.uint8,  # all keys in UTF-8, end to end
-}
-LAYOUT_COLUMNS = {"member_offset"}  # say where the bytes lie, not what they are
+OnDamage = Literal["refuse", "quarantine"]
+"""What becomes of a shard whose size is not the one that was indexed: an error, or a quarantine of what cannot be read."""
 
 
-class Member(NamedTuple):
-    """One file of a sample: the payload's first byte in the tar, its length in bytes, its XXH3-64."""
+class MappedColumns:
+    """The columns of an index file, mapped at first use; few indexes are mapped at a time, and the rest cost nothing."""
 
-    offset: int
-    size: int
-    checksum: int
-
-
-@dataclass(frozen=True, eq=False)
-class ShardIndex:
-    """Random access to the samples of one shard; samples stand in the order of their first member in the tar."""
-
-    tar_size: int
-    extensions: tuple[str, ...]
-    columns: dict[str, np.ndarray] = field(repr=False)
-    ignored_members: int = 0
-    ignored_names: tuple[str, ...] = ()
+    def __init__(self, path: Path, identity: tuple[int, ...], layout: dict[str, tuple[np.dtype, int, int]]) -> None:
+        self.path = path
+        self._identity = identity
+        self._layout = layout
+        self._columns: dict[str, np.ndarray] | None = None
 
     @property
-    def num_samples(self) -> int:
-        return len(self.columns["key_offset"]) - 1
+    def mapped(self) -> dict[str, np.ndarray]:
+        """All columns at once."""
+        return self._columns or self._map()
 
-    @property
-    def num_members(self) -> int:
-        return len(self.columns["member_offset"])
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.mapped[name]
 
-    def key(self, sample: int) -> str:
-        """The WebDataset key of the sample: the members' path up to the first dot of the file name."""
-        start, end = self._bounds("key_offset", sample)
-        return self.columns["key_bytes"][start:end].tobytes().decode(errors="backslashreplace")
+    def lengths(self) -> dict[str, int]:
+        """Rows of each column, without mapping them."""
+        return {name: count for name, (_, count, _) in self._layout.items()}
 
-    def members(self, sample: int) -> dict[str, Member]:
-        """The sample's members by lower-cased extension, in alphabetical order."""
-        start, end = self._bounds("sample_first_member", sample)
-        names = ("member_extension", "member_offset", "member_size", "member_xxh3")
-        rows = zip(*(self.columns[name][start:end].tolist() for name in names), strict=True)
-        return {self.extensions[extension]: Member(*place) for extension, *place in rows}
+    def release(self) -> None:
+        self._columns = None
 
-    def extension_counts(self) -> dict[str, int]:
-        """How many samples have a member of each extension."""
-        counts = np.bincount(self.columns["member_extension"], minlength=len(self.extensions))
-        return dict(zip(self.extensions, counts.tolist(), strict=True))
+    def _map(self) -> dict[str, np.ndarray]:
+        with self.path.open("rb") as handle:
+            if _identity(handle.fileno()) != self._identity:
+                raise UserError(f"index {self.path}: it was replaced while it was in use; start again")
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        columns = {
+            name: np.frombuffer(mapped, dtype, count, offset) for name, (dtype, count, offset) in self._layout.items()
+        }
+        self._columns = columns
+        MAPPED.opened(self)
+        return columns
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """32 hex digits that name the samples (keys, extensions, sizes, checksums, in order), wherever they lie."""
-        digest = xxhash.xxh3_128(json.dumps(self.extensions).encode())
-        for name in COLUMNS:
-            if name not in LAYOUT_COLUMNS:
-                digest.update(name.encode() + xxhash.xxh3_128_digest(self.columns[name].tobytes()))
-        return digest.hexdigest()
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_columns": None}
 
-    def _bounds(self, column: str, sample: int) -> tuple[int, int]:
-        if not 0 <= sample < self.num_samples:
-            raise IndexError(f"sample {sample} of a shard with {self.num_samples} samples")
-        start, end = self.columns[column][sample : sample + 2].tolist()
-        return start, end
+
+def _identity(descriptor: int) -> tuple[int, ...]:
+    facts = os.fstat(descriptor)
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def index_path(tar: Path, index_dir: Path | None = None) -> Path:
@@ -112,49 +101,121 @@ def write_index(index: ShardIndex, path: Path) -> None:
         "version": FORMAT_VERSION,
         "tar_size": index.tar_size,
         "num_samples": index.num_samples,
+        "num_members": index.num_members,
         "extensions": index.extensions,
+        "fingerprint": index.computed_fingerprint,
+        "checksum": index.checksum,
         "ignored_members": index.ignored_members,
         "ignored_names": index.ignored_names,
+        "mislabelled": dict(index.mislabelled),
+        "salvage": asdict(index.salvage) if index.salvage else None,
     }
+    columns = {name: np.ascontiguousarray(index.columns[name]) for name in COLUMNS}
     with atomic_file(path) as handle:
-        handle.write(save(index.columns, metadata={METADATA_KEY: json.dumps(header, sort_keys=True)}))
+        handle.write(save(columns, metadata={METADATA_KEY: json.dumps(header, sort_keys=True)}))
 
 
 def load_index(path: Path) -> ShardIndex:
-    """Read and check an index file; columns it has beyond ours are ignored.
+    """Open an index file: its header is read and checked, its columns stay on disk until they are used.
+
+    Columns it has beyond ours are ignored. Version 1 is read too; it knows nothing of widths, heights and captions.
 
     Raises:
-        UserError: the file is missing, damaged, of a later version, or points outside its tar.
+        UserError: the file is missing, cut, of another version, or its parts do not fit each other.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such index; make it with `mmclip shards index {_tar_of(path)}`")
     try:
-        with safe_open(path, framework="numpy") as handle:
-            header = json.loads((handle.metadata() or {})[METADATA_KEY])
-            columns = {name: handle.get_tensor(name) for name in COLUMNS}
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise _damaged(path, f"not a readable index ({type(error).__name__}: {error})") from error
-    version = header.get("version") if isinstance(header, dict) else None
-    if version != FORMAT_VERSION:
-        raise _damaged(path, f"format version {version}, this mmclip reads version {FORMAT_VERSION}")
-    try:
-        index = ShardIndex(
-            tar_size=int(header["tar_size"]),
-            extensions=tuple(map(str, header["extensions"])),
-            columns=columns,
-            ignored_members=int(header["ignored_members"]),
-            ignored_names=tuple(map(str, header["ignored_names"])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"header {type(error).__name__}: {error}") from error
-    problem = _first_problem(index, header.get("num_samples"))
-    if problem:
-        raise _damaged(path, problem)
-    return index
+        with path.open("rb") as handle:
+            identity = _identity(handle.fileno())
+            header, layout = _read_layout(handle.read(8), handle, identity[1])
+        return _index(header, MappedColumns(path, identity, layout))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        problem = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"index {path}: not a readable index ({problem}); make it again with `mmclip shards index {_tar_of(path)}`"
+        ) from error
 
 
-def open_index(tar: Path, index_dir: Path | None = None) -> ShardIndex:
+def _read_layout(start: bytes, handle: Any, size: int) -> tuple[dict[str, Any], dict[str, tuple[np.dtype, int, int]]]:
+    """Our header, and for each column its type, its rows and its first byte in the file."""
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise ValueError(f"{size} bytes that do not start as a safetensors file does")
+    tensors = json.loads(handle.read(length))
+    header = json.loads(tensors["__metadata__"][METADATA_KEY])
+    first, ends, layout = 8 + length, [0], {}
+    for name, tensor in tensors.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (int(place) for place in tensor["data_offsets"])
+        ends.append(end)
+        if name not in COLUMNS:
+            continue
+        (count,) = (int(rows) for rows in tensor["shape"])
+        dtype = TYPES[tensor["dtype"]]
+        if dtype != COLUMNS[name] or begin < 0 or count < 0 or end - begin != count * dtype.itemsize:
+            raise ValueError(f"column {name} is {tensor}, expected a vector of {np.dtype(COLUMNS[name])}")
+        layout[name] = (dtype, count, first + begin)
+    if first + max(ends) != size:
+        raise ValueError(f"{size} bytes, its columns end at {first + max(ends)}")
+    return header, layout
+
+
+def _index(header: dict[str, Any], columns: MappedColumns) -> ShardIndex:
+    """The index of a header and columns that fit each other.
+
+    Raises:
+        ValueError, TypeError, KeyError: they do not.
+    """
+    version, rows = header["version"], columns.lengths()
+    if version not in (1, FORMAT_VERSION):
+        raise ValueError(f"format version {version}, this mmclip reads versions 1 and {FORMAT_VERSION}")
+    members, samples, tar_size = rows["member_offset"], rows["key_offset"] - 1, int(header["tar_size"])
+    missing = (IDENTITY_COLUMNS if version == 1 else COLUMNS).keys() - rows.keys()
+    if missing:
+        raise KeyError(f"column {sorted(missing)[0]}")
+    expected = dict.fromkeys(MEMBER_COLUMNS, members) | dict.fromkeys(FACT_COLUMNS, samples)
+    expected |= {"sample_first_member": samples + 1, "key_bytes": rows["key_bytes"], "key_offset": samples + 1}
+    if int(header["num_samples"]) != samples or samples < 1 or int(header.get("num_members", members)) != members:
+        raise ValueError(f"header says {header['num_samples']} samples, the columns hold {samples}")
+    wrong = [name for name, count in rows.items() if count != expected[name]]
+    if wrong:
+        raise ValueError(f"column {wrong[0]} has {rows[wrong[0]]} rows, expected {expected[wrong[0]]}")
+    if not 0 <= tar_size < 1 << 63:
+        raise ValueError(f"tar_size={tar_size} is not a file size")
+    zeros = {name: np.broadcast_to(dtype(0), samples) for name, dtype in FACT_COLUMNS.items()}
+    return ShardIndex(
+        tar_size=tar_size,
+        num_samples=samples,
+        num_members=members,
+        extensions=tuple(map(str, header["extensions"])),
+        columns=columns if version > 1 else _Joined(columns, zeros),
+        ignored_members=int(header["ignored_members"]),
+        ignored_names=tuple(map(str, header["ignored_names"])),
+        mislabelled={str(name): int(count) for name, count in header.get("mislabelled", {}).items()},
+        salvage=_salvage(header["salvage"]) if header.get("salvage") else None,
+        stored_fingerprint=str(header["fingerprint"]) if version > 1 else None,
+        stored_checksum=str(header["checksum"]) if version > 1 else None,
+        version=version,
+    )
+
+
+def _salvage(stored: dict[str, Any]) -> Salvage:
+    return Salvage(
+        lost_bytes=int(stored["lost_bytes"]),
+        num_ranges=int(stored["num_ranges"]),
+        ranges=tuple((int(start), int(end), str(reason)) for start, end, reason in stored["ranges"]),
+        num_quarantined=int(stored["num_quarantined"]),
+        quarantined=tuple((str(key), str(reason)) for key, reason in stored["quarantined"]),
+    )
+
+
+def open_index(tar: Path, index_dir: Path | None = None, on_damage: OnDamage = "refuse") -> ShardIndex:
     """Load the index of `tar` and check that it belongs to a tar of this size.
+
+    With `on_damage="quarantine"` a tar of another size is opened too: every sample that is still where it was is read,
+    and each of the others is a `BadSampleError` at its reading, so that none is lost without a name.
 
     Raises:
         UserError: there is no such tar, no index, or the tar was cut or rewritten since it was indexed.
@@ -162,53 +223,34 @@ def open_index(tar: Path, index_dir: Path | None = None) -> ShardIndex:
     if not tar.is_file():
         raise UserError(f"shard {tar}: no such file")
     path = index_path(tar, index_dir)
+    size = tar.stat().st_size
+    if not size and on_damage == "refuse":
+        raise UserError(f"shard {tar}: 0 bytes, expected a tar; fetch or write it again, or leave it out of the shards")
     if not path.is_file():
         raise UserError(f"shard {tar} has no index at {path}; make it with `mmclip shards index {tar}`")
     index = load_index(path)
-    size = tar.stat().st_size
-    if size != index.tar_size:
+    if size != index.tar_size and on_damage == "refuse":
         change = "cut short" if size < index.tar_size else "rewritten"
         raise UserError(
             f"shard {tar}: {size} bytes, its index {path} expects {index.tar_size}: "
             f"it was {change} after it was indexed; "
-            f"fetch the shard again, or, if it was changed on purpose, run `mmclip shards index {tar}`"
+            f"fetch the shard again, or, if it was changed on purpose, run `mmclip shards index {tar}`; "
+            'data.source.on_damage = "quarantine" reads the samples that are left and names the others'
         )
     return index
 
 
-def _first_problem(index: ShardIndex, num_samples: object) -> str | None:
-    """What makes the columns unusable, or None; every later access may then rely on them."""
-    columns = index.columns
-    for name, dtype in COLUMNS.items():
-        if columns[name].dtype != dtype or columns[name].ndim != 1:
-            found = f"{columns[name].dtype}{list(columns[name].shape)}"
-            return f"column {name} is {found}, expected a vector of {np.dtype(dtype)}"
-    if not 0 <= index.tar_size < 1 << 63:
-        return f"tar_size={index.tar_size} is not a file size"
-    members = index.num_members
-    if (
-        num_samples != index.num_samples
-        or index.num_samples < 1
-        or len(columns["sample_first_member"]) != index.num_samples + 1
-    ):
-        return f"header says {num_samples} samples, the columns hold {index.num_samples}"
-    if any(len(columns[name]) != members for name in COLUMNS if name.startswith("member_")):
-        return "the member columns differ in length"
-    if columns["member_extension"].max(initial=0) >= max(len(index.extensions), 1):
-        return "a member's extension is not in the header's list"
-    size, offset = columns["member_size"], columns["member_offset"]
-    if np.any(offset > index.tar_size) or np.any(size > index.tar_size - offset):
-        return f"a member ends past the tar's {index.tar_size} bytes"
-    for name, end in (("sample_first_member", members), ("key_offset", len(columns["key_bytes"]))):
-        steps = columns[name]
-        if steps[0] != 0 or steps[-1] != end or np.any(steps[1:] <= steps[:-1]):
-            return f"column {name} does not rise from 0 to {end}"
-    return None
-
-
-def _damaged(path: Path, problem: str) -> UserError:
-    return UserError(f"index {path}: {problem}; make it again with `mmclip shards index {_tar_of(path)}`")
-
-
 def _tar_of(path: Path) -> str:
     return str(path)[: -len(SUFFIX)] if path.name.endswith(f".tar{SUFFIX}") else "SHARDS"
+
+
+class _Joined:
+    """Columns on disk, and constants for those that the file is too old to have."""
+
+    def __init__(self, mapped: MappedColumns, constants: dict[str, np.ndarray]) -> None:
+        self.path = mapped.path
+        self._mapped = mapped
+        self._constants = constants
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._constants[name] if name in self._constants else self._mapped[name]

@@ -9,22 +9,37 @@ from typing import Any
 import xxhash
 
 from mmclip.errors import BadSampleError
-from mmclip_data.shards.index import Member, ShardIndex
+from mmclip_data.shards.columns import Member, ShardIndex
+from mmclip_data.shards.open_files import OpenFiles
 
 MAX_MEMBER_BYTES = 64 << 20
+OPENED = OpenFiles()
+
+
+class _Descriptor:
+    """An open file that closes when its last user has let go of it, in whatever thread."""
+
+    def __init__(self, tar: Path) -> None:
+        self.number = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        number = getattr(self, "number", None)
+        if number is not None:
+            os.close(number)
 
 
 class ShardReader:
-    """One open tar; the descriptor is opened at the first read, so an unused reader may be sent to a worker process.
+    """One tar, opened at the first read, so an unused reader may be sent to a worker process.
 
-    Reads name their position (`pread`), so threads and forked processes may share a reader.
+    Reads name their position (`pread`), so threads and forked processes may share a reader. However many readers a
+    process has, only the last few that opened their tar keep it open; the others open it again when they are asked.
     """
 
     def __init__(self, tar: Path, index: ShardIndex, max_member_bytes: int = MAX_MEMBER_BYTES) -> None:
         self.tar = tar
         self.index = index
         self.max_member_bytes = max_member_bytes
-        self._descriptor: int | None = None
+        self._descriptor: _Descriptor | None = None
 
     def read(self, sample: int, extensions: Collection[str] | None = None) -> dict[str, bytes]:
         """The sample's members by extension: all, or those of `extensions` that it has.
@@ -42,9 +57,11 @@ class ShardReader:
     def _read_member(self, sample: int, extension: str, member: Member) -> bytes:
         if member.size > self.max_member_bytes:
             raise self._bad(sample, extension, f"at most {self.max_member_bytes} bytes", f"{member.size} bytes")
-        if self._descriptor is None:
-            self._descriptor = os.open(self.tar, os.O_RDONLY | os.O_CLOEXEC)
-        payload = os.pread(self._descriptor, member.size, member.offset)
+        descriptor = self._descriptor or self._open()
+        try:
+            payload = os.pread(descriptor.number, member.size, member.offset)
+        except OSError as error:  # pread does not know which file it reads
+            raise OSError(error.errno, error.strerror, str(self.tar)) from error
         if len(payload) != member.size:
             raise self._bad(sample, extension, f"{member.size} bytes", f"{len(payload)} bytes")
         checksum = xxhash.xxh3_64_intdigest(payload)
@@ -57,11 +74,16 @@ class ShardReader:
             f"shard {self.tar}, key {self.index.key(sample)!r}, member {extension!r}: expected {expected}, got {got}"
         )
 
-    def close(self) -> None:
-        """Close the descriptor; a later read opens it again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    def _open(self) -> _Descriptor:
+        self._descriptor = descriptor = _Descriptor(self.tar)
+        OPENED.opened(self)
+        return descriptor
+
+    def release(self) -> None:
+        """Let the tar be closed; a later read opens it again."""
+        self._descriptor = None
+
+    close = release
 
     def __enter__(self) -> "ShardReader":
         return self
@@ -70,10 +92,6 @@ class ShardReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptor": None}

@@ -10,8 +10,9 @@ import xxhash
 
 from mmclip.errors import UserError
 from mmclip_data.shards.atomic import publish, temporary_name
-from mmclip_data.shards.build import IndexBuilder, split_name
+from mmclip_data.shards.build import IndexBuilder
 from mmclip_data.shards.index import index_path, write_index
+from mmclip_data.shards.names import split_name
 
 NAME_BYTES = 100
 SIZE_FIELD = slice(124, 135)
@@ -119,7 +120,8 @@ class _OpenShard:
         self.keys.add(key)
         for extension, payload in sorted(members.items()):
             header = headers[extension]
-            self.builder.add(key, extension, self.offset + len(header), len(payload), xxhash.xxh3_64_intdigest(payload))
+            checksum = xxhash.xxh3_64_intdigest(payload)
+            self.builder.add(key, extension, self.offset + len(header), len(payload), checksum, payload)
             block = header + payload + bytes(-len(payload) % tarfile.BLOCKSIZE)
             self.handle.write(block)
             self.offset += len(block)

@@ -21,7 +21,8 @@ from mmclip.training.progress import LengthConfig
 from mmclip.training.schedule import ScheduleConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_launch.run.tables import explain, from_table, read_toml, union_paths
+from mmclip_launch.flags import parse_config
+from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
 
 
@@ -33,6 +34,14 @@ class EvaluationConfig:
     """Each a `[[evaluation.datasets]]` table."""
     every_steps: int | None = None
     """Evaluate each time so many steps are done; by default before the first step and at the end only."""
+    report: bool = True
+    """Draw report/index.html at the end of the run; `mmclip report RUN` draws it at any time."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise UserError(
+                f"evaluation.every_steps={self.every_steps}: expected at least 1, or none for start and end"
+            )
 
 
 @config
@@ -57,6 +66,8 @@ class RunConfig:
     """Memory layout of convolutions; twice as fast for convolutional towers in bf16."""
     log_every_steps: int = 10
     """Steps between lines of metrics; reading a loss waits for the device."""
+    peer_timeout_seconds: int = 600
+    """How long the processes of a run wait for each other at its start."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two towers, and where their weights come from."""
     objective: ObjectiveConfig = field(default_factory=ClipConfig)
@@ -73,15 +84,32 @@ class RunConfig:
     """Where metrics go besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("global_batch_size", "log_every_steps"):
+        if not self.output.strip():
+            raise UserError("output='': expected the path of the run folder, such as runs/first")
+        for name in ("global_batch_size", "log_every_steps", "peer_timeout_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: expected an integer from 0 to 2**63 - 1")
 
 
-SAFE_TO_CHANGE = ("output", "log_every_steps", "checkpoint", "evaluation", "trackers", "device")
-"""Fields that may differ when a run resumes: none of them reaches a weight."""
+SAFE_TO_CHANGE = (
+    "output",
+    "log_every_steps",
+    "peer_timeout_seconds",
+    "checkpoint",
+    "evaluation",
+    "trackers",
+    "device",
+    "data.loader",
+    "data.workers",
+    "data.prefetch_batches",
+    "data.timeout_seconds",
+    "data.restarts",
+    "data.source.changes",
+)
+"""Fields that may differ when a run resumes: none of them reaches a weight, but later `changes` of a mixture's weights; what
+lies behind the checkpoint is compared by the fingerprint of the data."""
 
 
 def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmclip train CONFIG.toml") -> RunConfig:
@@ -89,7 +117,7 @@ def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmcli
 
     Raises:
         UserError: the file or a flag is wrong; one line a fault.
-        SystemExit: the flags ask for help (code 0) or tyro refuses them (code 2).
+        SystemExit: the flags ask for help (code 0).
     """
     table = read_toml(path)
     remaining = _choose_union_members(table, list(flags))
@@ -120,13 +148,9 @@ def _choose_union_members(table: dict[str, Any], flags: list[str]) -> list[str]:
 
 def _apply_flags(config: RunConfig, flags: Sequence[str], program: str) -> RunConfig:
     import tyro
-    from pydantic import ValidationError
 
     options = (tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff)
-    try:
-        return tyro.cli(RunConfig, args=list(flags), default=config, prog=program, config=options, use_underscores=True)
-    except ValidationError as error:
-        raise UserError("\n".join(f"flags: {line}" for line in explain(RunConfig, error))) from None
+    return parse_config(RunConfig, flags, program, default=config, config=options)
 
 
 def option_names(config: RunConfig) -> str:

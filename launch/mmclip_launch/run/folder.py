@@ -14,18 +14,16 @@ def claim(config: RunConfig) -> None:
     """Make the run folder and write the resolved configuration into it.
 
     Raises:
-        UserError: a run already stands there, or the folder cannot be made.
+        UserError: a run stands there since the folder was checked: another process took it.
+        OSError: the folder cannot be written.
     """
     folder = Path(config.output)
-    if (folder / CONFIG).exists() or (folder / "checkpoints").exists():
-        raise UserError(
-            f"{folder} already holds a run: continue it with --resume, give another --output, or remove the folder"
-        )
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(to_toml(config))
-    except OSError as error:
-        raise UserError(f"output={config.output!r}: the folder cannot be written: {error.strerror}") from error
+        with (folder / CONFIG).open("x", encoding="utf-8") as file:
+            file.write(to_toml(config))
+    except FileExistsError as error:
+        raise UserError(f"{folder}: another process began a run there just now: give another --output") from error
 
 
 def refuse_changes(config: RunConfig, folder: Path) -> None:
@@ -36,7 +34,8 @@ def refuse_changes(config: RunConfig, folder: Path) -> None:
     """
     before = _flat(to_table(load_run_config(folder / CONFIG)))
     now = _flat(to_table(config))
-    names = [name for name in {**before, **now} if name.split(".")[0] not in SAFE_TO_CHANGE]
+    safe = (*SAFE_TO_CHANGE, "data.source.cache")
+    names = [name for name in {**before, **now} if not any(f"{name}.".startswith(f"{part}.") for part in safe)]
     changed = [
         f"  {name}: {before.get(name)!r} -> {now.get(name)!r}" for name in names if before.get(name) != now.get(name)
     ]
@@ -46,6 +45,16 @@ def refuse_changes(config: RunConfig, folder: Path) -> None:
             + "\n".join(changed)
             + f"\nuse {folder / CONFIG} itself, or start a new run from these weights with --model.init {folder}"
         )
+
+
+def record(config: RunConfig) -> None:
+    """Write the configuration anew where a resumed run has changed what it may."""
+    path = Path(config.output) / CONFIG
+    text = to_toml(config)
+    if path.read_text(encoding="utf-8") != text:
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
 
 
 def config_table(config: RunConfig) -> dict[str, Any]:

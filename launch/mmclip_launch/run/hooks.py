@@ -1,32 +1,31 @@
 """What surrounds the steps of a run: metrics, ledger, quarantine, progress, evaluation and checkpoints."""
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import xxhash
 from accelerate import Accelerator
 from torch import Tensor
 
 from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
+from mmclip.ops.gather import gather
 from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_old, save_checkpoint
+from mmclip.training.diagnostics import health
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep
-from mmclip_data.loading.loader import TrainLoader
+from mmclip_data.loading.build import Loader
+from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.trackers import MetricWriter
-
-LEDGER, QUARANTINE = "ledger.jsonl", "quarantine.jsonl"
-HASH_SPACE = 2**62
-"""Per-sample hashes are summed modulo this, so that the sum over ranks fits a signed 64-bit all-reduce."""
+from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, append_lines, hash_of_ids
+from mmclip_launch.run.trackers import METRICS, MetricWriter
 
 Evaluate = Callable[[Progress], Mapping[str, float]]
 Show = Callable[[Progress, Mapping[str, float]], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,17 @@ class Run:
     """The parts of a run, built and checked, before anything is written or trained."""
 
     step: TrainStep
-    loader: TrainLoader
+    loader: Loader
     total_steps: int
 
 
 @dataclass(frozen=True)
 class _Noted:
-    """One finished step whose figures still wait on the device."""
+    """One finished step whose figures still wait on the device: scalars alone, however many steps wait."""
 
     progress: Progress
-    report: StepReport
+    figures: Mapping[str, Tensor]
+    learning_rate: float
     ids_hash: int
     bad_samples: int
     data_seconds: float
@@ -64,19 +64,26 @@ class RunHooks:
         writer: MetricWriter,
         evaluate: Evaluate,
         show: Show,
+        say_alarm: Say,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
         self.step = run.step
         self.writer = writer
         self.total_steps = run.total_steps
-        self.data_fingerprint = run.loader.fingerprint
+        self.data_fingerprint = run.loader.fingerprint_at
         self.run_evaluation = evaluate
         self.show = show
+        self.say_alarm = say_alarm
         self.folder = Path(config.output)
         self.checkpoint_every = config.checkpoint.every_steps or max(1, run.total_steps // 10)
         self.bad_samples = 0
+        self.monitor = Monitor(Expected.of(config, run.total_steps))
+        if accelerator.is_main_process:
+            self.monitor.replay(self.folder / METRICS)
         self._noted: list[_Noted] = []
+        self._newest: StepReport | None = None
+        """The only report whose embeddings are kept."""
         self._since = time.perf_counter()
 
     def record(self, progress: Progress, batch: ImageTextBatch, report: StepReport, data_seconds: float) -> None:
@@ -85,7 +92,11 @@ class RunHooks:
         ids_hash = hash_of_ids(batch.ids, first)
         self._quarantine(progress, batch)
         now = time.perf_counter()
-        self._noted.append(_Noted(progress, report, ids_hash, len(batch.replaced), data_seconds, now))
+        figures = {"loss": report.loss, "grad_norm": report.grad_norm, **report.metrics}
+        self._noted.append(
+            _Noted(progress, figures, report.learning_rate, ids_hash, len(batch.replaced), data_seconds, now)
+        )
+        self._newest = report
         if progress.step % self.config.log_every_steps == 0 or progress.step == self.total_steps:
             self.flush()
 
@@ -107,7 +118,9 @@ class RunHooks:
             return
         self.flush()
         if self.accelerator.is_main_process:
-            state = TrainingState(progress, self.data_fingerprint, self.accelerator.num_processes)
+            state = TrainingState(
+                progress, self.data_fingerprint(progress.samples_seen), self.accelerator.num_processes
+            )
             folder = checkpoint_folder(self.folder, progress.step)
             save_checkpoint(folder, self.step.module, self.step.bare_optimizer, state)
             remove_old(self.folder, self.config.checkpoint.keep)
@@ -123,8 +136,8 @@ class RunHooks:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        names = ("loss", "grad_norm", *noted[0].report.metrics)
-        figures = self._mean_over_ranks(torch.stack([_figures(step.report) for step in noted]))
+        names = tuple(noted[0].figures)
+        figures = self._mean_over_ranks(torch.stack([_stacked(step.figures) for step in noted]))
         counts = self._sum_over_ranks(torch.tensor([[step.ids_hash, step.bad_samples] for step in noted]))
         self.bad_samples += sum(bad for _, bad in counts)
         self._ledger(noted, [values[0] for values in figures], [ids_hash for ids_hash, _ in counts])
@@ -139,20 +152,26 @@ class RunHooks:
         self._log(noted, dict(zip(names, figures[-1], strict=True)))
 
     def _log(self, noted: list[_Noted], last: Mapping[str, float]) -> None:
+        joined, self._newest = _joined_embeddings(self._newest), None  # a collective: on every rank
+        if not self.accelerator.is_main_process:
+            return
         seconds = noted[-1].finished_at - self._since
         samples = len(noted) * self.config.global_batch_size
         metrics = {
             **{f"train/{name}": value for name, value in last.items()},
-            "train/learning_rate": noted[-1].report.learning_rate,
+            "train/learning_rate": noted[-1].learning_rate,
             "train/samples_per_second": samples / seconds,
             "train/data_wait_fraction": min(1.0, sum(step.data_seconds for step in noted) / seconds),
             "train/bad_samples": float(self.bad_samples),
+            **_health(*joined),
         }
         self._since = noted[-1].finished_at
         progress = noted[-1].progress
-        if self.accelerator.is_main_process:
-            self.writer.write(progress.step, progress.samples_seen, metrics)
-            self.show(progress, metrics)
+        self.writer.write(progress.step, progress.samples_seen, metrics)
+        self.show(progress, metrics)
+        for alarm in self.monitor.read(progress, metrics):
+            append_lines(self.folder / ALARMS, [asdict(alarm)])
+            self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
 
     def _check_budget(self, progress: Progress) -> None:
         allowed = self.config.data.max_bad_fraction * progress.samples_seen
@@ -185,37 +204,18 @@ class RunHooks:
         return self.accelerator.reduce(counts.to(self.accelerator.device), "sum").tolist()  # pyright: ignore
 
 
-def hash_of_ids(ids: tuple[str, ...], first_position: int) -> int:
-    """A hash of which sample stands at which place of the global batch; those of the ranks add up to that of the batch."""
-    return (
-        sum(xxhash.xxh3_64_intdigest(f"{first_position + i}:{name}".encode()) for i, name in enumerate(ids))
-        % HASH_SPACE
-    )
+def _stacked(figures: Mapping[str, Tensor]) -> Tensor:
+    loss = figures["loss"]
+    return torch.stack([value.detach().to(loss).reshape(()) for value in figures.values()])
 
 
-def append_lines(path: Path, entries: Sequence[Mapping[str, object]]) -> None:
-    """Append strict JSON lines."""
-    with path.open("a") as file:
-        file.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+def _joined_embeddings(report: StepReport | None) -> tuple[Tensor, Tensor]:
+    """The embeddings of the whole batch in the order of its samples, which is that of the ranks."""
+    assert report is not None, "a step was recorded since the last log"
+    return gather(report.image_embed), gather(report.text_embed)
 
 
-def truncate_lines(path: Path, after_step: int) -> None:
-    """Drop the lines of later steps, and a last line that a kill cut short: a resumed run writes them again."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            break
-        if entry["step"] <= after_step:
-            kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-
-
-def _figures(report: StepReport) -> Tensor:
-    values = (report.loss, report.grad_norm, *report.metrics.values())
-    return torch.stack([value.detach().to(report.loss).reshape(()) for value in values])
+def _health(image_embed: Tensor, text_embed: Tensor) -> dict[str, float]:
+    figures = health(image_embed, text_embed)
+    values = torch.stack([value.to(image_embed) for value in figures.values()]).tolist()  # one wait for the device
+    return {f"health/{name}": value for name, value in zip(figures, values, strict=True)}

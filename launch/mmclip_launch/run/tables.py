@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from mmclip.errors import UserError
+from mmclip_data.stores.urls import without_secrets
 
 T = TypeVar("T")
 
@@ -24,14 +25,22 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is no TOML; the message holds the line.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         names = [file.name for file in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
         hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
-        raise UserError(f"{path}: no such file{hint}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no such file{hint or '; expected the path of a run file (TOML)'}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8, which TOML is written in: "
+            "save the file as UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: expected a run file, such as {path}/NAME.toml") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -51,7 +60,9 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def explain(cls: type, error: ValidationError) -> list[str]:
     """One readable line for each fault that pydantic found."""
-    return [_explain_one(cls, fault) for fault in error.errors(include_url=False)]
+    faults = error.errors(include_url=False)
+    # A misspelt key is also a missing one: what was meant comes first.
+    return [_explain_one(cls, fault) for fault in sorted(faults, key=lambda fault: fault["type"].startswith("missing"))]
 
 
 def to_toml(config: Any) -> str:
@@ -60,8 +71,8 @@ def to_toml(config: Any) -> str:
 
 
 def to_table(config: Any) -> dict[str, Any]:
-    """Nested tables of plain values, without those that are None."""
-    return _plain(dataclasses.asdict(config))
+    """Nested tables of plain values, without those that are None and without the signatures of signed URLs."""
+    return without_secrets(_plain(dataclasses.asdict(config)))
 
 
 def _plain(value: Any) -> Any:

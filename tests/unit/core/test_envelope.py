@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmclip.envelope import DamagedFolderError, publish, verify
+from mmclip.errors import MachineError
 
 
 def write_two(folder: Path) -> None:
@@ -27,10 +28,19 @@ def test_failed_write_leaves_nothing_under_the_name(tmp_path: Path):
         write_two(folder)
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(MachineError, match=r"step-1 cannot be written: disk full; [\d,]+ bytes are free in"):
         publish(tmp_path / "step-1", fail)
-    assert not (tmp_path / "step-1").exists()
+    assert list(tmp_path.iterdir()) == []
     publish(tmp_path / "step-1", write_two)  # and the left-over does not stand in the way
+    verify(tmp_path / "step-1")
+
+
+def test_a_folder_that_does_not_fit_is_not_begun_and_the_old_one_stays(tmp_path: Path):
+    publish(tmp_path / "step-1", write_two)
+    with pytest.raises(
+        MachineError, match=r"it needs about 1,000,000,000,000,000,000 bytes, and [\d,]+ bytes are free"
+    ):
+        publish(tmp_path / "step-1", pytest.fail, expected_bytes=10**18)
     verify(tmp_path / "step-1")
 
 

@@ -47,13 +47,15 @@ def test_infonce_equals_the_peer():
 def test_top_1_counts_images_whose_own_caption_is_nearest():
     image = torch.eye(4)
     text = torch.eye(4)[[0, 1, 3, 2]]
-    assert infonce(image, text, torch.tensor([10.0]))[1].item() == 0.5
+    scale, bias = torch.tensor([10.0]), torch.tensor([-10.0])
+    assert infonce(image, text, scale)[1].item() == 0.5
+    assert sigmoid_loss(image, text, scale, bias)[1].item() == 0.5
 
 
 def test_sigmoid_equals_its_definition_with_gradients():
     image, text = embeddings(2)
     scale, bias = scalar(10.0), scalar(-10.0)
-    loss = sigmoid_loss(image, text, scale, bias)
+    loss, _ = sigmoid_loss(image, text, scale, bias)
     expected = sigmoid_reference(image, text, scale, bias)
     assert torch.allclose(loss, expected, rtol=1e-12)
     assert close(gradients(loss, image, text, scale, bias), gradients(expected, image, text, scale, bias))
@@ -62,7 +64,7 @@ def test_sigmoid_equals_its_definition_with_gradients():
 def test_sigmoid_equals_the_peer():
     image, text = embeddings(3)
     scale, bias = scalar(10.0), scalar(-10.0)
-    loss = sigmoid_loss(image, text, scale, bias)
+    loss, _ = sigmoid_loss(image, text, scale, bias)
     assert torch.allclose(loss, SigLipLoss()(image, text, scale, bias), rtol=1e-12)
 
 
@@ -71,7 +73,7 @@ def test_losses_are_computed_in_single_precision_under_autocast(scale: float):
     image, text = (embedding.detach().float() for embedding in embeddings(4))
     factor, bias = torch.tensor([scale]), torch.tensor([-10.0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = infonce(image, text, factor)[0], sigmoid_loss(image, text, factor, bias)
-    outside = infonce(image, text, factor)[0], sigmoid_loss(image, text, factor, bias)
+        inside = infonce(image, text, factor)[0], sigmoid_loss(image, text, factor, bias)[0]
+    outside = infonce(image, text, factor)[0], sigmoid_loss(image, text, factor, bias)[0]
     assert [loss.dtype for loss in inside] == [torch.float32] * 2
     assert [loss.item() for loss in inside] == [loss.item() for loss in outside]

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from mmclip.batch import DataPosition
 from mmclip.errors import UserError
 from mmclip.objectives import ClipConfig, ObjectiveContext, SiglipConfig
+from mmclip.preprocess import ImageSpec
 from mmclip.release import create, load
 from mmclip.towers.architecture import ModelConfig, model_cfg_of
 from mmclip.towers.two_tower import TwoTower
@@ -65,6 +66,19 @@ def test_released_tag_comes_from_the_hubs_cache(nano: TwoTower, monkeypatch: pyt
     assert torch.equal(load(f"open_clip:{ARCH}/made_here").embed_texts(TEXTS), nano.embed_texts(TEXTS))
 
 
+def test_a_training_checkpoint_of_open_clip_loads_by_architecture_and_file(nano: TwoTower, tmp_path: Path):
+    state = {f"module.{k}": v.reshape(()) if k == "logit_scale" else v for k, v in nano.backbone.state_dict().items()}
+    optimizer = torch.optim.AdamW(nano.backbone.parameters()).state_dict()
+    torch.save({"epoch": 3, "name": "x", "state_dict": state, "optimizer": optimizer}, tmp_path / "epoch_3.pt")
+    loaded = load(f"open_clip:{ARCH}/{tmp_path}/epoch_3.pt")
+    assert loaded.spec == ImageSpec(size=(32, 32))
+    for name, tensor in nano.backbone.state_dict().items():
+        assert torch.equal(loaded.backbone.state_dict()[name], tensor)
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "epoch_3.pt").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"torn\.pt"):
+        load(f"open_clip:{ARCH}/{tmp_path}/torn.pt")
+
+
 def test_unreachable_weights_are_one_message(nano: TwoTower, monkeypatch: pytest.MonkeyPatch):
     register(monkeypatch, hf_hub="mmclip/nothing-is-here/")
     with pytest.raises(UserError, match=rf"open_clip:{ARCH}/made_here could not be downloaded.*local-dir:FOLDER"):
@@ -105,16 +119,16 @@ def test_start_of_scale_and_bias_can_be_set():
     assert model.logit_scale.item() == pytest.approx(math.log(20))
     assert model.logit_bias is not None
     assert model.logit_bias.item() == -3.0
-    with pytest.raises(UserError, match="logit_scale=-1.0: expected a positive"):
-        create(ModelConfig(arch="nano-vit-32", logit_scale=-1.0), needs_logit_bias=False)
+    with pytest.raises(ValueError, match="logit_scale=-1.0: expected a positive"):
+        ModelConfig(arch="nano-vit-32", logit_scale=-1.0)
 
 
 def test_inline_architecture_is_built_and_contradictions_are_refused(nano: TwoTower, tmp_path: Path):
     inline = model_cfg_of("nano-vit-32") | {"embed_dim": 48}
     assert create(ModelConfig(inline=inline), needs_logit_bias=False).embed_texts(["a"]).shape == (1, 48)
     save_weights(nano, tmp_path)
-    with pytest.raises(UserError, match=r"remove model\.inline"):
-        create(ModelConfig(inline=inline, init=str(tmp_path)), needs_logit_bias=False)
+    with pytest.raises(ValueError, match=r"remove model\.inline"):
+        ModelConfig(inline=inline, init=str(tmp_path))
     with pytest.raises(UserError, match="lacks text_cfg"):
         create(ModelConfig(inline={"embed_dim": 4, "vision_cfg": {}}), needs_logit_bias=False)
 
@@ -160,4 +174,6 @@ def test_training_module_gives_the_loss_of_the_towers_output():
         )
         / 2
     )
-    assert torch.allclose(module(images, towers.trim(tokens), context).loss, expected, atol=1e-6)
+    embeddings, output = module(images, towers.trim(tokens), context)
+    assert torch.allclose(output.loss, expected, atol=1e-6)
+    assert torch.allclose(embeddings.image_embed, outputs.image_embed, atol=1e-6)

@@ -109,7 +109,7 @@ def test_weights_of_another_architecture_are_refused_by_name(model: TwoTower, tm
     config = json.loads((tmp_path / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["layers"] = 3
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"open_clip_model.safetensors does not fit .*resblocks\.1"):
+    with pytest.raises(UserError, match=r"is of another architecture .*lacks \S*resblocks\.1\S* and 23 more"):
         load_weights(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_cut_weights_are_refused(model: TwoTower, tmp_path: Path):
     save_weights(model, tmp_path)
     weights = tmp_path / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="cannot be read as weights .*copy it again"):
         load_weights(tmp_path)
 
 

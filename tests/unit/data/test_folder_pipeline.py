@@ -202,3 +202,39 @@ def test_places_that_would_mix_source_and_output_are_refused(tmp_path: Path) -> 
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file, expected a folder"):
         make_folder(config(tmp_path, output=tmp_path / "file"))
+
+
+def test_what_cannot_be_decoded_is_dropped_and_everything_left_out_is_in_the_list(tmp_path: Path) -> None:
+    whole = image_bytes("b.png", 3)
+    fill(tmp_path / "source", {"c/a.jpg": None, "c/cut.png": whole[:50], "c/z.webp": None, "c/notes.md": "x"})
+    report = make_folder(config(tmp_path))
+    assert report.counts == {"train samples": 2}
+    assert report.skipped == {"neither image nor caption": ("c/notes.md",), "picture cannot be decoded": ("c/cut.png",)}
+    folder = tmp_path / "out" / "train"
+    assert (folder / "sources.txt").read_text() == "c/a.jpg\nc/z.webp\n"
+    assert len(read(folder)) == 2
+    names = [json.loads(line)["source"] for line in (folder / "dropped.jsonl").read_text().splitlines()]
+    assert names == ["c/cut.png", "c/notes.md"]
+    kept = make_folder(config(tmp_path, output=tmp_path / "all", decode=False))
+    assert kept.counts == {"train samples": 3}
+
+
+def test_a_stopped_run_goes_on_and_a_changed_caption_is_another_job(tmp_path: Path) -> None:
+    fill(
+        tmp_path / "source",
+        {name: None if name.endswith("jpg") else name for n in range(9) for name in (f"{n}.jpg", f"{n}.txt")},
+    )
+    make_folder(config(tmp_path, samples_per_shard=4))
+    folder = tmp_path / "out" / "train"
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    lines = (folder / "job.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "job.jsonl").write_bytes(b"".join(lines[:2]))
+    for name in ("1.tar", "2.tar", "nshards.txt"):
+        (folder / name).unlink()
+    make_folder(config(tmp_path, samples_per_shard=4))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+    (tmp_path / "source" / "3.txt").write_text("another")
+    with pytest.raises(UserError, match="another job"):
+        make_folder(config(tmp_path, samples_per_shard=4))
+    make_folder(config(tmp_path, samples_per_shard=4, overwrite=True))
+    assert read(folder)[3]["txt"] == b"another"

@@ -74,11 +74,29 @@ def joined(parts: list[list[ImageTextBatch]], step: int) -> tuple[Any, ...]:
     return ids, *(tensor.numpy().tobytes() for tensor in tensors)
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (1, 2), (2, 0), (2, 1), (3, 0), (4, 2)])
+@pytest.mark.parametrize(
+    ("ranks", "workers", "kind"),
+    [
+        (1, 1, "processes"),
+        (1, 2, "processes"),
+        (2, 0, "processes"),
+        (2, 1, "processes"),
+        (3, 0, "processes"),
+        (4, 2, "processes"),
+        (1, 1, "threads"),
+        (1, 3, "threads"),
+        (2, 2, "threads"),
+        (4, 2, "threads"),
+    ],
+)
 @pytest.mark.parametrize("start", [0, 24, 144, 120_000_000])
-def test_batches_are_the_same_for_any_layout_and_resume_point(shards: Path, ranks: int, workers: int, start: int):
+def test_batches_are_the_same_for_any_layout_and_resume_point(
+    shards: Path, ranks: int, workers: int, kind: str, start: int
+):
     alone = [take(make_loader(shards, Layout(24)), start, 3)]
-    parts = [take(make_loader(shards, Layout(24, rank, ranks), workers), start, 3) for rank in range(ranks)]
+    parts = [
+        take(make_loader(shards, Layout(24, rank, ranks), workers, loader=kind), start, 3) for rank in range(ranks)
+    ]
     for step in range(3):
         assert joined(parts, step) == joined(alone, step)
         assert {part[step].position for part in parts} == {DataPosition(start + 24 * (step + 1))}

@@ -78,7 +78,7 @@ def test_braces_that_would_fill_the_memory_are_refused_unexpanded(spec: str) -> 
     ("spec", "message"),
     [
         ("pipe:curl -s http://example.org/a.tar", "a pipe would run a shell"),
-        ("s3://bucket/a.tar", "URLs and pipes are not read here"),
+        ("s3://bucket/a.tar", "URLs are not read here"),
         ("a{0..2.tar", "a brace without its partner"),
         ("", "empty name"),
         ("a.tar::", r"nothing at a\.tar|empty name"),

@@ -76,7 +76,7 @@ def test_shards_that_contradict_their_declared_number_are_refused(classification
 
 
 def test_a_missing_split_names_those_that_exist(classification_folder):
-    with pytest.raises(UserError, match="no split 'val'; folders there: test"):
+    with pytest.raises(UserError, match="no split 'val': expected one of its folders .--split.: test"):
         opened(classification_folder, split="val")
 
 

@@ -63,11 +63,32 @@ def test_wrong_union_name_in_a_flag_is_one_line(tmp_path: Path):
         load_run_config(minimal(tmp_path), ["--objective.type", "siglib"])
 
 
-def test_unknown_flag_ends_with_code_2_and_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        load_run_config(minimal(tmp_path), ["--optimizer.lrr", "1"])
-    assert caught.value.code == 2
-    assert "optimizer.lr" in capsys.readouterr().err
+FLAGS = {
+    "unknown": (["--optimizer.lrr", "1"], r"^flags: --optimizer.lrr: no such flag; did you mean --optimizer.lr\?"),
+    "unknown and unlike any": (["--zzz", "1"], "^flags: --zzz: no such flag; `mmclip train CONFIG.toml --help` lists"),
+    "no flag at all": (["extra"], "^flags: 'extra': expected a flag such as --seed 1"),
+    "no number": (["--optimizer.lr", "fast"], "^flags: --optimizer.lr: expected a number, got 'fast'$"),
+    "no whole number": (["--seed", "1.5"], "^flags: --seed: expected a whole number, got '1.5'$"),
+    "no value": (["--seed"], "^flags: --seed: expected a value after it"),
+    "one value of two": (["--data.augment.crop_area", "0"], "^flags: --data.augment.crop_area: expected 2 values"),
+    "no such choice": (
+        ["--precision", "fp8"],
+        "^flags: --precision: expected one of 'fp32', 'bf16', 'fp64', got 'fp8'$",
+    ),
+    "refused by the class": (["--seed", "-1"], "^flags: seed=-1: expected an integer from 0 "),
+    "refused by a class within": (["--optimizer.lr", "50"], "^flags: optimizer.lr=50.0: expected a learning rate"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), FLAGS.values(), ids=FLAGS.keys())
+@pytest.mark.parametrize("width", ["40", "200"])
+def test_a_wrong_flag_is_one_line_with_the_fix_however_wide_the_terminal(
+    flags: list[str], message: str, width: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", width)
+    with pytest.raises(UserError, match=message) as caught:
+        load_run_config(minimal(tmp_path), flags)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

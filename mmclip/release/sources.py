@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mmclip.envelope import MANIFEST, verify
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.towers.architecture import ModelConfig, model_cfg_of
@@ -21,7 +22,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> TwoTower:
     """A trained model, in evaluation mode, from wherever it stands.
 
     `source` is the folder of an mmclip run (its newest checkpoint that verifies), of a checkpoint or of an open_clip
-    model (`local-dir:` may stand before it), or `open_clip:ARCH/TAG` for released weights, which open_clip downloads.
+    model (`local-dir:` may stand before it), `open_clip:ARCH/TAG` for released weights, which open_clip downloads, or
+    `open_clip:ARCH/FILE` for a weights file or a training checkpoint of open_clip.
 
     Raises:
         UserError: nothing loadable is there; the message says what was looked for.
@@ -30,7 +32,11 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> TwoTower:
     if text.startswith("open_clip:"):
         model = _released(text.removeprefix("open_clip:"))
     else:
-        model = load_weights(model_folder(text.removeprefix("local-dir:")))
+        named = Path(text.removeprefix("local-dir:"))
+        folder = model_folder(named)
+        if folder == named and (folder / MANIFEST).is_file():
+            verify(folder)  # bit rot inside a tensor would otherwise load in silence
+        model = load_weights(folder)
     return model.eval().to(device)
 
 
@@ -50,7 +56,7 @@ def model_folder(path: str | Path) -> Path:
     skipped: list[str] = []
     newest = newest_checkpoint(folder, skipped.append)
     if newest is None:
-        tried = f"; damaged: {'; '.join(skipped)}" if skipped else ""
+        tried = f"; {len(skipped)} are damaged, the newest: {skipped[0]}" if skipped else ""
         raise UserError(f"{folder} holds neither {CONFIG_FILE} nor a whole checkpoint under checkpoints/step-*{tried}")
     return newest
 
@@ -62,8 +68,6 @@ def create(config: ModelConfig, needs_logit_bias: bool) -> TwoTower:
         UserError: the architecture or the source is unknown, or two settings contradict each other.
     """
     if config.init is not None:
-        if config.inline is not None:
-            raise UserError("model.init brings its own architecture: remove model.inline")
         model = load(config.init).train()
         if needs_logit_bias and model.logit_bias is None:
             model.backbone.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, SIGLIP_BIAS))
@@ -95,10 +99,15 @@ def _released(name: str) -> TwoTower:
 
     arch, _, tag = name.partition("/")
     settings = get_pretrained_cfg(arch, tag) if tag else {}
+    if not settings and tag and Path(tag).is_file():
+        return _from_file(arch, Path(tag))
     if not settings:
         tags = [f"{a}/{t}" for a, t in open_clip.list_pretrained()]
         near = difflib.get_close_matches(name, tags, n=3, cutoff=0.3)
-        raise UserError(f"open_clip has no weights {name!r}: expected open_clip:ARCH/TAG; nearest: {', '.join(near)}")
+        raise UserError(
+            f"open_clip has no weights {name!r}: expected open_clip:ARCH/TAG or "
+            f"open_clip:ARCH/FILE; nearest: {', '.join(near)}"
+        )
     try:
         weights = download_pretrained(settings)
     except Exception as error:  # hub, proxy, disk: each client raises its own kinds
@@ -113,4 +122,11 @@ def _released(name: str) -> TwoTower:
     model = TwoTower(model_cfg)
     model.spec = ImageSpec.from_open_clip(settings, model.backbone.visual.image_size)
     fill(model, Path(weights))
+    return model
+
+
+def _from_file(arch: str, weights: Path) -> TwoTower:
+    """A file knows neither its architecture nor its preprocessing: the one is named, the other is open_clip's default."""
+    model = TwoTower(model_cfg_of(arch))
+    fill(model, weights)
     return model

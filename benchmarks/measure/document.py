@@ -1,0 +1,88 @@
+"""The end of a benchmark: a table on the terminal, and `benchmarks/results/NAME.json`."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from measure.ratios import Row
+
+RESULTS = Path(__file__).parents[1] / "results"
+OUR_PACKAGES = ("mmclip", "torch", "numpy", "pillow")
+KEYS = {"machine", "versions", "date", "settings", "rows"}
+
+
+def finish(
+    name: str, rows: Sequence[Row], peer_versions: Mapping[str, str], settings: Mapping[str, Any], output: Path | None
+) -> Path:
+    """Print the rows and write the file; `settings` says what was equal on both sides and how long it ran."""
+    document = {
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in OUR_PACKAGES}, **peer_versions},
+        "date": datetime.now(UTC).date().isoformat(),
+        "settings": dict(settings),
+        "rows": [asdict(row) for row in rows],
+    }
+    check(document)
+    path = output or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    Console().print(table_of(name, rows))
+    print(f"written: {path}")
+    return path
+
+
+def table_of(name: str, rows: Sequence[Row]) -> Table:
+    """A line a row; the ratio stands with its lowest and highest pair."""
+    table = Table(title=f"{name}: a ratio above 1 means that mmclip is better")
+    for column in ("case", "metric"):
+        table.add_column(column, overflow="fold")
+    for column in ("mmclip", "peer", "ratio", "lowest to highest"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        spread = f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
+        table.add_row(row.case, row.metric, f"{row.ours:.4g}", f"{row.peer:.4g}", f"{row.ratio:.2f}", spread)
+    table.caption = f"peer: {', '.join(dict.fromkeys(row.peer_name for row in rows))}"
+    return table
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the figures depend on and a reader cannot know."""
+    cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), "unknown")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    return {"cpu": cpu, "cores": cores, "memory_gib": round(memory, 1), "system": platform.platform(terse=True)}
+
+
+def check(document: Mapping[str, Any]) -> None:
+    """Hold a document to the form that readers of `benchmarks/results` rely on.
+
+    Raises:
+        ValueError: a key is missing or unknown, a figure is not positive, or a ratio lies outside its own spread.
+    """
+    if set(document) != KEYS:
+        raise ValueError(f"keys {sorted(document)}: expected {sorted(KEYS)}")
+    if not document["rows"]:
+        raise ValueError("no rows")
+    datetime.strptime(document["date"], "%Y-%m-%d")
+    for row in document["rows"]:
+        if set(row) != {field.name for field in fields(Row)}:
+            raise ValueError(f"row {row}: expected the keys {[field.name for field in fields(Row)]}")
+        figures = [row[key] for key in ("ours", "peer", "ratio", "ratio_low", "ratio_high")]
+        if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in figures):
+            raise ValueError(f"row {row}: expected positive figures")
+        if not row["ratio_low"] <= row["ratio"] <= row["ratio_high"]:
+            raise ValueError(f"row {row}: the ratio lies outside its spread")
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []

@@ -1,0 +1,71 @@
+"""Which columns of a table or data set hold the picture and the caption: as asked, or guessed from usual names."""
+
+from collections.abc import Sequence
+
+from mmclip.errors import UserError
+
+PICTURE_NAMES = (
+    "filepath",  # open_clip's default
+    "file_path",
+    "file_name",  # imagefolder's metadata
+    "filename",
+    "image_path",
+    "img_path",
+    "image_file",
+    "path",
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "file",
+    "jpg",
+    "jpeg",
+    "png",
+    "webp",
+)
+CAPTION_NAMES = (
+    "title",  # open_clip's default
+    "caption",
+    "captions",
+    "text",
+    "texts",
+    "txt",
+    "sentence",
+    "sentences",
+    "description",
+    "alt_text",
+    "alt",
+    "prompt",
+)
+URL_NAMES = ("url", "image_url", "img_url", "urls")
+LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label")
+
+
+def choose(
+    flag: str, asked: str | None, columns: Sequence[str], candidates: Sequence[str], where: str, required: bool = True
+) -> str | None:
+    """The column asked for, or the first of `candidates` that is there in any case.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if asked is not None:
+        if asked not in columns:
+            raise UserError(f"{flag}={asked!r}: {where} has no such column; it has {listed(columns)}")
+        return asked
+    by_name = {column.strip().lower(): column for column in reversed(columns)}
+    found = next((by_name[name] for name in candidates if name in by_name), None)
+    if found is None and required:
+        urls = [by_name[name] for name in URL_NAMES if name in by_name]
+        download = f"; {urls[0]!r} holds URLs: download them first, such as with img2dataset" if urls else ""
+        raise UserError(
+            f"{where}: none of its columns {listed(columns)} has a name that says {flag.removesuffix('_column')} "
+            f"({', '.join(candidates[:6])}, ...){download}; name it with --{flag}"
+        )
+    return found
+
+
+def listed(columns: Sequence[str]) -> str:
+    """The first columns by name."""
+    more = f" and {len(columns) - 12} more" if len(columns) > 12 else ""
+    return ", ".join(repr(column) for column in columns[:12]) + more

@@ -1,0 +1,177 @@
+"""The curves of a run, by chapter; a curve stands only where its figures were logged."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmclip_eval.report.figures import Line, Mark, Reference, curve, twin_curve
+from mmclip_eval.report.history import History, Points
+from mmclip_eval.report.scores import words_of
+
+STEP = "optimizer step"
+DRAWN_ALARMS = 8
+
+
+@dataclass(frozen=True)
+class Card:
+    """A drawing and the sentence that says how to read it."""
+
+    svg: str
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A section of drawings."""
+
+    anchor: str
+    title: str
+    intro: str
+    cards: tuple[Card, ...]
+
+
+def chapters(history: History) -> list[Chapter]:
+    """Training, scores over the run and health; those without a drawing are left out."""
+    marks = [Mark(alarm.step, alarm.alarm) for alarm in history.alarms[:DRAWN_ALARMS]]
+    found = [
+        Chapter("training", "Training", _training_intro(history), tuple(_training(history, marks))),
+        Chapter(
+            "progress",
+            "Scores over the run",
+            "Held-out figures of the weights as they stood, before the first step, on the way and at the end.",
+            tuple(_scores(history, marks)),
+        ),
+        Chapter(
+            "health",
+            "Health",
+            "Of the embeddings of each logged batch. No single figure tells whether a model collapses, so there are several.",
+            tuple(_health(history, marks)),
+        ),
+    ]
+    return [chapter for chapter in found if chapter.cards]
+
+
+def _training_intro(history: History) -> str:
+    alarms = "" if history.alarms else " No alarm was raised."
+    return (
+        f"Over {history.last_step:,} optimizer steps. The loss is of every step, the rest of every logged one.{alarms}"
+    )
+
+
+def _training(history: History, marks: Sequence[Mark]) -> list[Card]:
+    batch = history.config.get("global_batch_size")
+    contrastive = history.config.get("objective", {}).get("type", "clip") == "clip"
+    guess = [Reference(math.log(batch), "guessing: ln of the batch")] if batch and contrastive else []
+    chance = [Reference(1 / batch, "guessing")] if batch else []
+    rest = _Drawn(history, marks)
+    loss = history.losses if history.losses[0] else history.figures.get("train/loss", ((), ()))
+    rest.add("Loss", {"loss": loss}, "Lower is better.", reference=guess)
+    rest.known.add("train/loss")
+    rest.one(
+        "train/in_batch_top_1", "In-batch top-1", "How often a picture's own caption is the best in its batch.", chance
+    )
+    rest.one("train/logit_scale", "Logit scale", "The inverse temperature: it rises as the towers grow sure.")
+    rest.one("train/learning_rate", "Learning rate", "As scheduled.", zero=True)
+    rest.one("train/grad_norm", "Gradient norm", "Before clipping. Spikes are batches that pulled hard.", zero=True)
+    rest.one("train/samples_per_second", "Throughput", "Samples a second, all processes together.", zero=True)
+    rest.one(
+        "train/data_wait_fraction", "Waiting for data", "Share of the time in which the towers had no batch.", zero=True
+    )
+    bad = history.figures.get("train/bad_samples", ((), ()))
+    if any(value > 0 for value in bad[1]):
+        rest.one("train/bad_samples", "Bad samples", "Replaced so far; the quarantine names each.", zero=True)
+    rest.known.add("train/bad_samples")
+    for name in sorted(name for name in history.figures if name.startswith("train/") and name not in rest.known):
+        rest.one(name, name.removeprefix("train/").replace("_", " "), "")
+    return rest.cards
+
+
+def _scores(history: History, marks: Sequence[Mark]) -> list[Card]:
+    rest = _Drawn(history, marks)
+    by_set: dict[str, dict[str, Points]] = {}
+    for name, points in history.figures.items():
+        dataset, slash, metric = name.rpartition("/")
+        # Two depths of recall tell how it goes; a third only crowds the drawing.
+        if slash and dataset not in ("train", "health") and len(points[0]) > 1 and not metric.endswith("@10"):
+            by_set.setdefault(dataset, {})[words_of(metric)] = points
+    for dataset, lines in by_set.items():
+        recall, accuracy = words_of("mean_per_class_recall"), words_of("acc1")
+        if lines.get(recall) == lines.get(accuracy):  # equal where every class has as many pictures: one line, not two
+            lines.pop(recall, None)
+        rest.add(dataset, lines, "", zero=True)
+    return rest.cards
+
+
+def _health(history: History, marks: Sequence[Mark]) -> list[Card]:
+    rest = _Drawn(history, marks)
+    for suffix, title, words in (
+        ("effective_rank", "Effective rank", "How many directions the embeddings use. One means that they collapsed."),
+        ("effective_rank_centred", "Effective rank, centred", "The same around the mean: blind to a total collapse."),
+        ("std", "Spread", "Deviation a dimension times the root of the width: about 1 is healthy, 0 a collapse."),
+        ("uniformity", "Uniformity", "Near 0 all embeddings are one point; near −4 they fill the sphere."),
+    ):
+        rest.pair(suffix, title, words)
+    rest.one(
+        "health/alignment",
+        "Alignment",
+        "Mean squared distance of a picture to its caption.",
+        zero=True,
+    )
+    gap = history.figures.get("health/modality_gap")
+    scale = history.figures.get("train/logit_scale")
+    if gap and scale:
+        svg = twin_curve("Modality gap", Line("gap", *gap), Line("logit scale", *scale), x_label=STEP, marks=marks)
+        rest.cards.append(
+            Card(svg, "Distance of the mean picture from the mean text. A gap is normal; the scale drives it.")
+        )
+        rest.known.add("health/modality_gap")
+    for name in sorted(name for name in history.figures if name.startswith("health/") and name not in rest.known):
+        rest.one(name, name.removeprefix("health/").replace("_", " "), "")
+    return rest.cards
+
+
+class _Drawn:
+    """Cards so far, and the figures that they show."""
+
+    def __init__(self, history: History, marks: Sequence[Mark], draw: Callable[..., str] = curve) -> None:
+        self.history, self.marks, self.draw = history, marks, draw
+        self.cards: list[Card] = []
+        self.known: set[str] = set()
+
+    def one(
+        self,
+        name: str,
+        title: str,
+        caption: str,
+        reference: Sequence[Reference] = (),
+        log: bool = False,
+        zero: bool = False,
+    ) -> None:
+        """A card of one figure, if it was logged."""
+        self.known.add(name)
+        if name in self.history.figures:
+            self.add(title, {"": self.history.figures[name]}, caption, reference, log, zero)
+
+    def pair(self, suffix: str, title: str, caption: str) -> None:
+        """A card of the figure of both towers, if either was logged."""
+        names = {tower: f"health/{tower}_{suffix}" for tower in ("image", "text")}
+        self.known.update(names.values())
+        lines = {tower: self.history.figures[name] for tower, name in names.items() if name in self.history.figures}
+        if lines:
+            self.add(title, lines, caption)
+
+    def add(
+        self,
+        title: str,
+        lines: Mapping[str, Points],
+        caption: str,
+        reference: Sequence[Reference] = (),
+        log: bool = False,
+        zero: bool = False,
+    ) -> None:
+        """A card of these lines, if any of them has a point."""
+        series = [Line(name, *points) for name, points in lines.items() if points[0]]
+        if series:
+            svg = self.draw(title, series, x_label=STEP, reference=reference, marks=self.marks, log_y=log, y_zero=zero)
+            self.cards.append(Card(svg, caption))

@@ -1,0 +1,20 @@
+"""`Evidence`: what one pass over an evaluation set saw, so that a report needs no second one."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmclip_eval.datasets import EvalDataset
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """L2-normalised fp32 embeddings on the CPU, in the order of the set's samples, classes and captions."""
+
+    dataset: EvalDataset
+    image_embed: Float[Tensor, "sample embed"]
+    class_embed: Float[Tensor, "class embed"] | None
+    """Of the classes, each the mean over its templates; None where nothing is classified."""
+    caption_embed: Float[Tensor, "caption embed"] | None
+    """None where nothing is retrieved."""

@@ -1,0 +1,118 @@
+"""Result files as rows for people: each figure with its interval, beside what guessing would score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmclip_eval.result import EvalResult, read_result
+
+TRACK_ENDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+METRIC_WORDS = {
+    "acc1": "top\u20111 accuracy",
+    "acc5": "top\u20115 accuracy",
+    "mean_per_class_recall": "mean recall of the classes",
+}
+RETRIEVAL_WORDS = {"image_retrieval_recall": "caption to picture", "text_retrieval_recall": "picture to caption"}
+SHOWN_TEMPLATES = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure; all numbers are fractions in [0, 1]."""
+
+    metric: str
+    words: str
+    value: float
+    low: float
+    high: float
+    chance: float
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the whole interval lies above chance."""
+        return self.low > self.chance
+
+
+@dataclass(frozen=True)
+class ScoreGroup:
+    """The figures of one data set and task."""
+
+    dataset: str
+    task: str
+    num_samples: int
+    about: str
+    """How many classes or captions, in words."""
+    scores: tuple[Score, ...]
+    templates: tuple[str, ...]
+    more_templates: int
+    prompts_source: str
+    notes: tuple[str, ...]
+    other_weights: str
+    """Where the figures are of other weights than the page's: of which; else empty."""
+
+
+def gather_results(folder: Path | None, fresh: Sequence[EvalResult]) -> list[dict[str, Any]]:
+    """The contents of the result files in `folder`, with `fresh` ones in the place of theirs, in the order of names.
+
+    Raises:
+        UserError: a file is no result.
+    """
+    paths = sorted(folder.glob("*.json")) if folder is not None and folder.is_dir() else []
+    found = {(content["dataset"], content["task"]): content for content in map(read_result, paths)}
+    first = {(result.dataset, result.task): result.to_json() for result in fresh}
+    return [*first.values(), *(content for key, content in found.items() if key not in first)]
+
+
+def score_groups(results: Sequence[Mapping[str, Any]], weights_sha256: str | None) -> list[ScoreGroup]:
+    """The table of the page, in the order of `results`."""
+    return [_group(content, weights_sha256) for content in results]
+
+
+def track_end(groups: Sequence[ScoreGroup]) -> float:
+    """Where the line that the scores are drawn on ends: the first round number above everything on it."""
+    most = max((max(score.high, score.value, score.chance) for group in groups for score in group.scores), default=1.0)
+    return next((end for end in TRACK_ENDS if most <= end), 1.0)
+
+
+def words_of(metric: str) -> str:
+    """A metric's name as a person says it."""
+    stem, at, k = metric.partition("@")
+    if at and stem in RETRIEVAL_WORDS:
+        return f"{RETRIEVAL_WORDS[stem]}, recall@{k}"
+    return METRIC_WORDS.get(metric, metric.replace("_", " "))
+
+
+def _group(content: Mapping[str, Any], weights_sha256: str | None) -> ScoreGroup:
+    prompts = content.get("prompts", {})
+    templates = tuple(prompts.get("templates", ()))
+    checkpoint = content.get("checkpoint", {})
+    other = weights_sha256 is not None and checkpoint.get("weights_sha256") != weights_sha256
+    return ScoreGroup(
+        dataset=content["dataset"],
+        task=content["task"].replace("_", " ").replace("zero shot", "zero-shot"),
+        num_samples=content["num_samples"],
+        about=_about(content),
+        scores=tuple(
+            _score(name, value, content["intervals"][name], content["chance"][name])
+            for name, value in content["metrics"].items()
+        ),
+        templates=templates[:SHOWN_TEMPLATES],
+        more_templates=max(0, len(templates) - SHOWN_TEMPLATES),
+        prompts_source=prompts.get("source", ""),
+        notes=tuple(content.get("notes", ())),
+        other_weights=str(checkpoint.get("path") or "unnamed weights") if other else "",
+    )
+
+
+def _score(metric: str, value: float, interval: Sequence[float], chance: float) -> Score:
+    low, high = interval
+    return Score(metric, words_of(metric), value, low, high, chance)
+
+
+def _about(content: Mapping[str, Any]) -> str:
+    parts = [f"{content['num_samples']:,} pictures"]
+    parts += [
+        f"{content[key]:,} {key.removeprefix('num_')}" for key in ("num_classes", "num_captions") if key in content
+    ]
+    return ", ".join(parts)

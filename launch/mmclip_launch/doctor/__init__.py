@@ -1,0 +1,3 @@
+from mmclip_launch.doctor.command import main
+
+__all__ = ["main"]

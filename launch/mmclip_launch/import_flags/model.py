@@ -1,0 +1,139 @@
+"""Architecture, weights to start from, objective and precision."""
+
+from copy import deepcopy
+from typing import Any
+
+from mmclip.errors import UserError
+from mmclip.towers.architecture import model_cfg_of
+from mmclip_launch.import_flags.draft import Draft
+
+FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
+FORCED = ("force-quick-gelu", "force-custom-text", "force-patch-dropout", "force-image-size", "force-context-length")
+INSIDE = {
+    "force-patch-dropout": ("vision_cfg", "patch_dropout"),
+    "force-image-size": ("vision_cfg", "image_size"),
+    "force-context-length": ("text_cfg", "context_length"),
+}
+
+
+def model(draft: Draft) -> None:
+    """`model.init` where there are weights, `model.arch` where there are none, `model.inline` where settings are forced.
+
+    Raises:
+        UserError: open_clip has no architecture of that name.
+    """
+    arch = draft["model"].replace("/", "-") if ":" not in draft["model"] else draft["model"]
+    forced = [name for name in FORCED if draft[name] not in (None, False)]
+    if arch.startswith("local-dir:"):
+        draft.put("model.init", draft["model"], draft.said("model"))
+        _refuse_forced(draft, forced)
+        return
+    if ":" in arch:
+        draft.refuse("model", "download the folder (hf download ORG/NAME --local-dir FOLDER) and use local-dir:FOLDER")
+        return
+    cfg = model_cfg_of(arch)
+    if "multimodal_cfg" in cfg:
+        draft.refuse("model", "a CoCa model with a text decoder and a caption loss: mmclip trains two towers")
+    elif draft["resume"] and draft["resume"] != "latest":
+        _resume(draft, arch, cfg, forced)
+    elif draft["pretrained"]:
+        draft.put("model.init", f"open_clip:{arch}/{draft['pretrained']}", draft.said("model", "pretrained"))
+        if "force-quick-gelu" in forced and not draft["pretrained"].endswith(FILES):
+            forced.remove("force-quick-gelu")
+            draft.others.append("--force-quick-gelu: released weights bring the activation that they were trained with")
+        _refuse_forced(draft, forced)
+    else:
+        _fresh(draft, arch, cfg, forced)
+    _batch_norm(draft, cfg)
+
+
+def _resume(draft: Draft, arch: str, cfg: dict[str, Any], forced: list[str]) -> None:
+    """A checkpoint of open_clip: its weights can be taken, its place in the run cannot."""
+    draft.put("model.init", f"open_clip:{arch}/{draft['resume']}", draft.said("model", "resume"))
+    draft.lose(
+        "resume",
+        "its weights start a new run of the full length; optimizer moments, learning rate and epoch are not read: "
+        "shorten the length by what is done, and the warmup",
+    )
+    if draft["pretrained"]:
+        draft.others.append(f"{draft.said('pretrained')}: --resume overwrites these weights, as there")
+        draft.settled.add("pretrained")
+    _refuse_forced(draft, forced)
+
+
+def _fresh(draft: Draft, arch: str, cfg: dict[str, Any], forced: list[str]) -> None:
+    if "hf_model_name" in cfg["text_cfg"]:
+        draft.refuse(
+            "model",
+            f"open_clip starts its text tower from {cfg['text_cfg']['hf_model_name']}'s weights, mmclip from random ones; "
+            "give --pretrained, or an architecture of its own text tower",
+        )
+    sibling = f"{arch}-quickgelu"
+    if forced == ["force-quick-gelu"] and _exists(sibling):
+        draft.put("model.arch", sibling, draft.said("model", "force-quick-gelu"))
+    elif forced:
+        table = _forced(draft, cfg, forced)
+        draft.put("model.inline", table, f"{draft.said('model', *forced)}: the architecture written out")
+    else:
+        draft.put("model.arch", arch, draft.said("model"))
+
+
+def _forced(draft: Draft, cfg: dict[str, Any], forced: list[str]) -> dict[str, Any]:
+    """The architecture with open_clip's own overrides (factory.py), and without nulls, which TOML lacks."""
+    table = deepcopy(cfg)
+    for name in forced:
+        value = draft[name]
+        if name in INSIDE:
+            part, key = INSIDE[name]
+            table[part][key] = value[0] if isinstance(value, list) and len(value) == 1 else value
+        else:
+            table["quick_gelu" if name == "force-quick-gelu" else "custom_text"] = True
+    return _without_none(table)
+
+
+def _refuse_forced(draft: Draft, forced: list[str]) -> None:
+    for name in forced:
+        draft.refuse(name, "weights bring their own architecture, which mmclip does not change yet")
+
+
+def _batch_norm(draft: Draft, cfg: dict[str, Any]) -> None:
+    if draft.processes > 1 and isinstance(cfg["vision_cfg"].get("layers"), list):
+        draft.lose(
+            "model",
+            f"it has batch norms, which mmclip refuses on {draft.processes} processes, since each would see its own "
+            "slice of the batch: train on one, or choose a ViT or a ConvNeXt",
+        )
+
+
+def objective_and_precision(draft: Draft) -> None:
+    """InfoNCE or the sigmoid loss; bf16 autocast for everything but fp32."""
+    kind = "siglip" if draft["siglip"] else "clip"
+    draft.put("objective.type", kind, draft.said("siglip") if draft["siglip"] else "")
+    if draft["siglip"] and "model.init" in draft.fields:
+        draft.others.append("--siglip: weights without a logit bias start at -10 here, at 0 there")
+    precision = draft["precision"]
+    remarks = {
+        "fp32": "",
+        "amp": ": bf16 needs no loss scaling",
+        "amp_bf16": "",
+        "amp_bfloat16": "",
+        "bf16": ": weights stay in fp32",
+        "pure_bf16": ": weights stay in fp32",
+        "fp16": ": bf16, weights stay in fp32",
+        "pure_fp16": ": bf16, weights stay in fp32",
+    }
+    draft.put("precision", "fp32" if precision == "fp32" else "bf16", draft.said("precision") + remarks[precision])
+
+
+def _exists(arch: str) -> bool:
+    try:
+        model_cfg_of(arch)
+    except UserError:
+        return False
+    return True
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    return value

@@ -1,0 +1,3 @@
+from mmclip_launch.models.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,84 @@
+"""`mmclip report RUN`: one self-contained page about a run: curves, scores, held-out pictures, maps.
+
+mmclip report runs/demo
+mmclip report local-dir:weights/ --dataset unseen=shards/test --label json:name --templates emoji --output out/
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmclip.errors import UserError
+from mmclip.release import load
+from mmclip.towers.two_tower import TwoTower
+from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.report.evidence import Evidence
+from mmclip_eval.report.page import PAGE
+from mmclip_eval.result import EvalResult, ModelIdentity
+from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_model, identity_of
+from mmclip_launch.flags import Arguments
+from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.drawing import Pass, bare_subject, draw, run_of, subject_of
+from mmclip_launch.screen import Screen
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the command line, encode the held-out pictures and draw."""
+    parser = Arguments(prog="mmclip report", description="One self-contained page about a run.")
+    parser.add_argument(
+        "checkpoint", metavar="RUN", help="a run, a checkpoint, an open_clip folder, or open_clip:ARCH/TAG"
+    )
+    add_dataset_flags(parser)
+    parser.add_argument("--output", type=Path, help="folder for report/index.html (default: the run's)")
+    options = parser.parse_args(arguments)
+    screen = Screen()
+    run_folder = run_of(options.checkpoint)
+    given = tuple(dataset_of(text, options) for text in options.dataset)
+    done = look(options.checkpoint, run_folder, given, options.device, options.output, screen)
+    draw(done, (options.output or done.results_folder.parent) / PAGE, screen)
+
+
+def look(
+    checkpoint: str,
+    run_folder: Path | None,
+    given: Sequence[EvalDatasetConfig],
+    device: str,
+    output: Path | None,
+    screen: Screen,
+) -> Pass:
+    """Encode what there is to encode; of a run, what is missing becomes a line on the page.
+
+    Raises:
+        UserError: there is nothing to load, or a data set that was asked for by name is unsound.
+    """
+    datasets = given or (load_run_config(run_folder / "config.toml").evaluation.datasets if run_folder else ())
+    try:
+        identity = identity_of(checkpoint)
+    except UserError as error:
+        if run_folder is None or given:
+            raise
+        subject = bare_subject(run_folder, load_run_config(run_folder / "config.toml").model.arch, str(error))
+        return Pass(subject, [], [], run_folder / "results", run_folder)
+    results_folder = output / "results" if output else default_output(checkpoint)
+    model = load(checkpoint, device)
+    screen.say(f"encoding held-out pictures with {identity.checkpoint}")
+    done = Pass(subject_of(model, identity, run_folder), [], [], results_folder, run_folder)
+    problems = [problem for one in datasets if (problem := _encode(model, one, identity, done, screen, bool(given)))]
+    return replace(done, subject=replace(done.subject, problems=tuple(problems)))
+
+
+def _encode(
+    model: TwoTower, settings: EvalDatasetConfig, identity: ModelIdentity, done: Pass, screen: Screen, strict: bool
+) -> str:
+    """Add a data set's results and evidence; what is wrong with it is returned, or raised where `strict`."""
+    evidence: list[Evidence] = []
+    try:
+        results: list[EvalResult] = evaluate_model(model, [settings], "report", screen, identity, evidence.append)
+    except UserError as error:
+        if strict:
+            raise
+        screen.warn(f"{settings.name} is left out of the report: {error}")
+        return f"The data set {settings.name} is left out: {error}"
+    done.results.extend(results)
+    done.evidence.extend(evidence)
+    return ""

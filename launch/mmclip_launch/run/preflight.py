@@ -1,0 +1,227 @@
+"""What can be known before step 0 is refused before step 0: in seconds, before a tower is built or a folder claimed.
+
+Cheap checks come first, and none imports open_clip, which takes longer than all of them together.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmclip.errors import MachineError, UserError
+from mmclip.release import model_folder
+from mmclip.tokenizer import Tokenizer
+from mmclip.towers.architecture import ModelConfig, check_arch, check_model_cfg
+from mmclip.towers.weights import WEIGHTS_FILE, read_config, refuse_cut_weights
+from mmclip.training.checkpoint import newest_checkpoint
+from mmclip_data.loading.census import refuse_small, refuse_unusable
+from mmclip_data.loading.mixture import order_of
+from mmclip_data.loading.opening import open_source
+from mmclip_data.loading.planned import Layout
+from mmclip_data.loading.stream_loader import refuse_resume, refuse_unusable_stream
+from mmclip_data.loading.streaming import StreamingConfig
+from mmclip_eval.datasets import EvalDataset, EvalDatasetConfig, open_dataset
+from mmclip_launch.faults import free_bytes
+from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.folder import CONFIG, refuse_changes
+from mmclip_launch.run.peers import refuse_too_few_devices, world_size
+from mmclip_launch.run.trackers import check_installed
+
+SMALLEST_RUN_BYTES = 1 << 20
+"""Room that any run needs for its configuration and lines of metrics, before its first checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found out that the start needs."""
+
+    is_new: bool
+    """Whether the run folder is still to be claimed."""
+    step: int
+    """Of the checkpoint to continue from; -1 without one."""
+    datasets: Sequence[EvalDataset]
+
+
+def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> Checked:
+    """Check everything that is on this machine, once for all ranks.
+
+    Raises:
+        UserError: something named in the configuration is missing, contradicts another, or cannot be used.
+        OSError: the run folder cannot be written.
+    """
+    check_installed(config.trackers)
+    check_devices(config.device)
+    folder = Path(config.output)
+    is_new = _is_new(config, folder, resume)
+    refuse_unwritable(folder)
+    Layout(config.global_batch_size, 0, world_size())
+    _check_model(config.model)
+    steps = config.length.total_steps(config.global_batch_size, _check_data(config, warn))
+    config.schedule.warmup(steps * config.global_batch_size)
+    datasets = open_datasets(config.evaluation.datasets)
+    step = -1 if is_new else _newest_step(folder, warn)
+    if isinstance(config.data.source, StreamingConfig):
+        refuse_resume(config.data.source, max(0, step) * config.global_batch_size)
+    return Checked(is_new, step, datasets)
+
+
+def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
+    """Open the training data, read the first samples of each source, and count; the samples of an epoch are returned."""
+    if isinstance(config.data.source, StreamingConfig):
+        refuse_unusable_stream(config.data.source, config.data.captions, world_size())
+        return config.data.source.samples
+    opened = open_source(config.data.source, config.data.captions)
+    for line in refuse_unusable(opened, config.data.max_bad_fraction):
+        warn(line)
+    order = order_of(opened.source, config.data.plan, config.seed)
+    refuse_small(opened, order, config.global_batch_size)
+    return order.samples_per_epoch
+
+
+def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[EvalDataset]:
+    """Open and check every evaluation set, all before a model is loaded.
+
+    Raises:
+        UserError: two share a name, or one is unsound.
+    """
+    names = [settings.name for settings in datasets]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"evaluation: {names.count(name)} data sets are named {name!r}, and results are filed by name: "
+                "give each its own (--dataset NAME=PATH)"
+            )
+    opened: list[EvalDataset] = []
+    for settings in datasets:
+        try:
+            opened.append(open_dataset(settings))
+        except UserError as error:
+            raise UserError(f"evaluation data set {settings.name!r}: {error}") from error
+        opened[-1].samples.close()
+    return opened
+
+
+def refuse_equal_prompts(datasets: Sequence[EvalDataset], tokenizer: Tokenizer) -> None:
+    """Refuse prompts that are cut before the class name, so that every class would be the same text.
+
+    Raises:
+        UserError: naming the data set, a template and the context length.
+    """
+    for dataset in datasets:
+        part = dataset.labelled
+        names = list(dict.fromkeys(part.class_names)) if part else []
+        if part is None or len(names) < 2:
+            continue
+        first = tokenizer(part.prompts.fill(names[0]))
+        if all(torch.equal(first, tokenizer(part.prompts.fill(name))) for name in names[1:]):
+            raise UserError(
+                f"{dataset.config.name}: all {len(names)} classes give the same tokens: the template "
+                f"{part.prompts.templates[0]!r} is cut at the model's context_length={tokenizer.context_length} before "
+                "the class name; give a shorter template, or a model with a longer context"
+            )
+
+
+def check_devices(device: str) -> None:
+    """Refuse a device that is not there, and more processes than devices.
+
+    Raises:
+        UserError: naming what there is.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        refuse_too_few_devices(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), count)
+        return
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device {device!r}: expected cpu, cuda, cuda:N or mps") from error
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if str(wanted) not in there:
+        raise UserError(f"device {device!r} is not on this machine: expected one of {', '.join(there)}")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or filled.
+
+    Raises:
+        UserError: a file stands in its way.
+        OSError: the disk is read-only or full, or this user may not write there.
+    """
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir():
+        raise UserError(
+            f"output={str(folder)!r}: {there} is a file: expected a folder, or a path where none stands yet"
+        )
+    if not os.access(there, os.W_OK):
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(there))
+    if free_bytes(there) < SMALLEST_RUN_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(there))
+
+
+def refuse_small_disk(folder: Path, checkpoint_bytes: int, keep: int, warn: Callable[[str], None]) -> None:
+    """Refuse a disk without room for one checkpoint; warn of one without room for as many as are kept.
+
+    Raises:
+        MachineError: naming the path, what is needed and what is free.
+    """
+    free = free_bytes(folder)
+    if free < checkpoint_bytes:
+        raise MachineError(
+            f"{folder}: a checkpoint of this model needs about {checkpoint_bytes:,} bytes, and {free:,} are free: "
+            "free some room, or give --output on another disk"
+        )
+    if free < (keep + 1) * checkpoint_bytes:
+        warn(
+            f"{folder}: {free:,} bytes are free, and checkpoint.keep={keep} takes up to "
+            f"{(keep + 1) * checkpoint_bytes:,} (one more while it is written)"
+        )
+
+
+def _is_new(config: RunConfig, folder: Path, resume: bool) -> bool:
+    has_config, has_checkpoints = (folder / CONFIG).exists(), (folder / "checkpoints").exists()
+    if not resume and (has_config or has_checkpoints):
+        raise UserError(
+            f"{folder} already holds a run: continue it with --resume, give another --output, or remove the folder"
+        )
+    if not resume:
+        return True
+    if has_config:
+        refuse_changes(config, folder)
+        return False
+    found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if found:
+        raise UserError(
+            f"--resume: {folder} holds no run: expected {CONFIG} in it, got {', '.join(found[:4])}"
+            f"{' ...' if len(found) > 4 else ''}; give the run's own folder as --output, or leave --resume out"
+        )
+    return True  # the first start of a job that always says --resume, as a scheduler's does
+
+
+def _newest_step(folder: Path, warn: Callable[[str], None]) -> int:
+    skipped: list[str] = []
+    newest = newest_checkpoint(folder, skipped.append)
+    if newest is None and skipped:
+        raise UserError(
+            f"--resume: none of the {len(skipped)} checkpoints of {folder} is whole: {skipped[0]}. To begin again at "
+            "step 0, give another --output"
+        )
+    for reason in skipped:
+        warn(reason)
+    return int(newest.name.removeprefix("step-")) if newest else -1
+
+
+def _check_model(config: ModelConfig) -> None:
+    if config.inline is not None:
+        check_model_cfg(config.inline, "model.inline")
+    elif config.init is None:
+        check_arch(config.arch)
+    elif not config.init.startswith("open_clip:"):
+        folder = model_folder(config.init.removeprefix("local-dir:"))
+        check_model_cfg(read_config(folder)["model_cfg"], f"{folder}: model_cfg")
+        refuse_cut_weights(folder / WEIGHTS_FILE)

@@ -1,0 +1,164 @@
+"""The workshop: one folder with sound and broken things in it, which the commands of docs/errors.md are run in."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+BIN = Path(sys.executable).parent
+COLOURS = {"blue": (30, 30, 220), "red": (220, 30, 30)}
+
+RUN = """# The run file of this page: a very small model on a few pictures.
+output = "new"
+global_batch_size = 4
+precision = "fp32"
+length = { steps = 2 }
+data = { source = { type = "tars", shards = "data/train" }, workers = 0 }
+evaluation = { report = false }
+
+[model.inline]
+embed_dim = 16
+vision_cfg = { image_size = 32, patch_size = 16, width = 16, layers = 1, head_width = 16 }
+text_cfg = { context_length = 8, vocab_size = 49408, width = 16, heads = 1, layers = 1 }
+"""
+SCORED = 'evaluation = { report = false, datasets = [{ name = "x", path = "%s", split = "train" }] }'
+RUN_FILES = {
+    "run.toml": RUN,
+    "typo.toml": RUN.replace("length = {", "lengths = {"),
+    "words.toml": RUN.replace("global_batch_size = 4", 'global_batch_size = "four"'),
+    "broken.toml": RUN.replace('output = "new"', 'output = "new'),
+    "latin-1.toml": RUN.replace("a few pictures", "a few pictures (M\xfcnchen)"),
+    "twice.toml": RUN.replace("steps = 2", "steps = 2, epochs = 1"),
+    "short.toml": RUN.replace("context_length = 8", "context_length = 2"),
+    "scored.toml": RUN.replace("evaluation = { report = false }", SCORED % "nowhere"),
+    "same-names.toml": RUN.replace(
+        "evaluation = { report = false }",
+        'evaluation = { datasets = [{ name = "x", path = "data" }, { name = "x", path = "labels" }] }',
+    ),
+    "preset.toml": RUN[: RUN.index("[model.inline]")] + '[model]\narch = "nano-vit-32"\n',
+    "resumed.toml": RUN.replace('"new"', '"done"'),
+}
+
+
+def picture(colour: str, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), COLOURS[colour]).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def write_shard(folder: Path, members: Callable[[int, str], Mapping[str, bytes]]) -> Path:
+    """Twelve samples, indexed, in one shard."""
+    from mmclip_data.shards import ShardWriter
+
+    with ShardWriter(folder) as writer:
+        for number in range(12):
+            writer.add(f"s{number}", members(number, ("blue", "red")[number % 2]))
+    return folder / "000000.tar"
+
+
+def write_shards(place: Path) -> None:
+    def sound(number: int, colour: str) -> dict[str, bytes]:
+        table = {"name": colour, "caption": f"something {colour}"}
+        texts = {"txt": f"something {colour}".encode(), "json": json.dumps(table).encode(), "cls": colour.encode()}
+        return {"png": picture(colour), **texts}
+
+    tar = write_shard(place / "data/train", sound)
+    (place / "data/classnames.txt").write_text("blue\nred\n")
+    (place / "data/zeroshot_classification_templates.txt").write_text("something {c}\n")
+    tar.rename(tar.with_name("0.tar"))
+    tar.with_name("000000.tar.mmidx").rename(tar.with_name("0.tar.mmidx"))
+    (place / "data/train/nshards.txt").write_text("1\n")
+    shutil.copytree(place / "data", place / "labels")
+    (place / "labels/classnames.txt").write_text("blue\ngreen\n")
+    shutil.copytree(place / "data", place / "nameless")
+    (place / "nameless/classnames.txt").write_text("")
+    shutil.copytree(place / "data/train", place / "unindexed")
+    (place / "unindexed/0.tar.mmidx").unlink()
+    write_shard(place / "bmp", lambda n, colour: {"bmp": picture(colour, "BMP"), "txt": colour.encode()})
+    write_shard(place / "halves", lambda n, colour: {"png": picture(colour)} if n % 2 else {"txt": colour.encode()})
+    write_shard(place / "silent", lambda n, colour: {"png": picture(colour), "json": b'{"title": "a"}'})
+    # Bytes of the same length, so that sizes do not give the foreign index away.
+    foreign = write_shard(place / "foreign", lambda n, colour: {"png": picture(colour), "txt": b"one"})
+    other = write_shard(place / "other", lambda n, c: {"png": picture(c)[:-1] + b"x", "txt": b"two"})
+    shutil.copy(other.with_name(other.name + ".mmidx"), foreign.with_name(foreign.name + ".mmidx"))
+    shutil.rmtree(place / "other")
+    (place / "empty").mkdir()
+    (place / "empty/0.tar").touch()
+    (place / "page").mkdir()
+    (place / "page/0.tar").write_text("<html>404: not found</html>")
+
+
+def write_models(place: Path) -> None:
+    """`done` is a finished run; the others are it, damaged."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [str(BIN / "mmclip"), "train", "run.toml", "--output", "done", "--checkpoint.every_steps", "1"]
+    made = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    newest = "checkpoints/step-00000002/open_clip_model.safetensors"
+    for name, damage in {"rotten": rot, "cut": cut}.items():
+        shutil.copytree(place / "done", place / name)
+        for weights in (place / name).glob("checkpoints/*/open_clip_model.safetensors"):
+            damage(weights)
+    for name in ("cut-weights", "another", "pickled", "nan"):
+        (place / name).mkdir()
+        for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+            shutil.copy((place / "done" / newest).with_name(file), place / name / file)
+    cut(place / "cut-weights/open_clip_model.safetensors")
+    config = place / "another/open_clip_config.json"
+    config.write_text(config.read_text().replace('"embed_dim": 16', '"embed_dim": 24'))
+    write_pickle(place / "pickled")
+    write_nan(place / "nan/open_clip_model.safetensors")
+
+
+def rot(weights: Path) -> None:
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+
+def cut(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+class Payload:
+    """Unpickled, it makes a file: proof that code ran."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("code-ran",)
+
+
+def write_pickle(folder: Path) -> None:
+    import torch
+
+    (folder / "open_clip_model.safetensors").unlink()
+    torch.save({"state_dict": Payload()}, folder / "open_clip_pytorch_model.bin")
+
+
+def write_nan(weights: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    tensors["visual.proj"].fill_(float("nan"))
+    save_file(tensors, weights)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("workshop")
+    for name, text in RUN_FILES.items():
+        (place / name).write_bytes(text.encode("latin-1"))
+    (place / "prompts.txt").write_text("a picture\n")
+    (place / "long-prompts.txt").write_text("a very long picture of something that is {c}\n")
+    (place / "notes").mkdir()
+    (place / "notes/todo.txt").write_text("buy more disks\n")
+    (place / "a-file").write_text("not a folder\n")
+    write_shards(place)
+    write_models(place)
+    return place

@@ -1,0 +1,101 @@
+import json
+import shutil
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmclip.batch import DataPosition
+from mmclip.training.progress import Progress
+from mmclip_launch.run import alarms
+from mmclip_launch.run.config import RunConfig, load_run_config
+from mmclip_launch.run.hooks import RunHooks
+from mmclip_launch.run.trackers import build_writers
+from mmclip_launch.train import assemble, build_accelerator, train
+
+RUN = """
+output = "none"
+global_batch_size = 16
+precision = "fp32"
+device = "cpu"
+length = { steps = 12 }
+schedule = { warmup_samples = 0 }
+checkpoint = { every_steps = 4 }
+[data]
+source = { type = "tars", shards = "embedded:emoji/unseen-concept-*.tar" }
+captions = ["txt"]
+workers = 0
+[model]
+arch = "nano-vit-32"
+"""
+
+
+def config(folder: Path, *flags: str) -> RunConfig:
+    (folder / "run.toml").write_text(RUN)
+    return load_run_config(folder / "run.toml", ["--output", str(folder / "run"), *flags])
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_log_line_tells_the_health_of_its_last_step_and_keeps_no_other(tmp_path: Path):
+    settings = config(tmp_path, "--log_every_steps", "3", "--precision", "bf16")
+    accelerator = build_accelerator(settings)
+    run = assemble(settings, accelerator)
+    folder = Path(settings.output)
+    folder.mkdir()
+    writer = build_writers(settings.trackers, folder, {}, 0, is_main=True)
+    hooks = RunHooks(settings, accelerator, run, writer, lambda _: {}, lambda *_: None, pytest.fail)
+    progress, batches, kept, alive = Progress(), run.loader.batches(DataPosition(0)), [], []
+    for _ in range(3):
+        batch = next(batches)
+        report = run.step(batch, progress)
+        assert report.image_embed.grad_fn is None
+        kept.append((report.image_embed.clone(), report.text_embed.clone()))
+        alive.append(weakref.ref(report.image_embed))
+        progress = progress.after(settings.global_batch_size)
+        hooks.record(progress, batch, report, 0.0)
+        del report
+        assert [embed() is not None for embed in alive[:-1]] == [False] * (len(alive) - 1)
+    assert alive[-1]() is None, "the log has read it"
+    writer.close()
+    (logged,) = lines(folder / "metrics.jsonl")
+    for modality, embed in zip(("image", "text"), kept[-1], strict=True):
+        assert embed.dtype == torch.float32
+        shares = torch.linalg.svdvals(embed.double())
+        shares = shares / shares.sum()
+        assert logged[f"health/{modality}_effective_rank"] == pytest.approx(float((-shares * shares.log()).sum().exp()))
+    distances = (kept[-1][0] - kept[-1][1]).square().sum(dim=1)
+    assert logged["health/alignment"] == pytest.approx(float(distances.mean()))
+
+
+@pytest.mark.parametrize("objective", ["clip", "siglip"])
+def test_a_collapse_is_said_once_and_a_resumed_run_writes_the_same_alarms(
+    objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(alarms, "SETTLING_STEPS", 0)
+    settings = config(tmp_path, "--log_every_steps", "1", "--optimizer.lr", "0.05", "--objective.type", objective)
+    folder = train(settings)
+    unbroken = (folder / "alarms.jsonl").read_text()
+    found = lines(folder / "alarms.jsonl")
+    collapse = next(alarm for alarm in found if alarm["alarm"] == "collapse")
+    assert collapse.keys() == {"step", "samples_seen", "alarm", "message"}
+    assert collapse["samples_seen"] == 16 * collapse["step"]
+    assert 3 <= collapse["step"] <= 8
+    said = capsys.readouterr().err
+    assert said.count(f"alarm: step {collapse['step']}: {collapse['message']}\n") == 1
+    shutil.rmtree(folder / "checkpoints" / "step-00000012")
+    later = {**collapse, "step": 11}
+    with (folder / "alarms.jsonl").open("a") as file:
+        file.write(json.dumps(later) + "\n")
+    train(settings, resume=True)
+    assert (folder / "alarms.jsonl").read_text() == unbroken
+    assert collapse["message"] not in capsys.readouterr().err
+
+
+def test_a_healthy_run_leaves_no_file_of_alarms(tmp_path: Path):
+    folder = train(config(tmp_path, "--log_every_steps", "1"))
+    assert not (folder / "alarms.jsonl").exists()
+    assert len(lines(folder / "metrics.jsonl")) == 12
