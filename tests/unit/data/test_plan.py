@@ -106,3 +106,10 @@ def test_fingerprint_names_everything_that_the_order_depends_on():
 def test_zero_lanes_are_refused():
     with pytest.raises(UserError, match="lanes=0"):
         make_plan([5], lanes=0)
+
+
+@pytest.mark.parametrize("start", [0, 100, 10**9 + 7, 2**40])
+def test_positions_are_found_together_as_one_by_one(start: int):
+    plan = Plan(PlanConfig(window=20), 3, np.array([23, 1, 40, 17, 30, 11, 29]))
+    positions = list(range(start, start + 400))
+    assert plan.locate_all(positions) == [plan.locate(position) for position in positions]
