@@ -24,9 +24,10 @@ check: $(STAMP)
 	@$(VENV)/bin/lint-imports --no-cache
 	@git ls-files -z | xargs -0 $(VENV)/bin/codespell
 
-# The theme announces its successor at each build; the variable is its own switch for that.
+# The theme announces its successor at each build; the variable is its own switch for that. Not --quiet: it hides warnings
+# from --strict too.
 docs: $(STAMP)
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "build/docs/index.html"
 
 bench: $(STAMP)
