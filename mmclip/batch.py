@@ -6,9 +6,10 @@ Axis words, everywhere the same: batch (samples of this rank), global_batch (sam
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 
@@ -54,6 +55,25 @@ class ImageTextBatch:
         move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens", "keys")}
         return replace(self, **move, views=tuple(view.to(device, non_blocking=True) for view in self.views))
 
+    def split(self, parts: int) -> "list[ImageTextBatch]":
+        """The batch as so many batches of equal size, in the order of its samples; they share its memory."""
+        if parts == 1:
+            return [self]
+        size = len(self.ids) // parts
+        assert size * parts == len(self.ids), "the step has checked that the micro-batches come out even"
+        starts = range(0, len(self.ids), size)
+        return [
+            replace(
+                self,
+                images=self.images[start : start + size],
+                tokens=self.tokens[start : start + size],
+                keys=self.keys[start : start + size],
+                ids=self.ids[start : start + size],
+                views=tuple(view[start : start + size] for view in self.views),
+            )
+            for start in starts
+        ]
+
     def pin_memory(self) -> "ImageTextBatch":
         """The same batch in page-locked memory (called by torch's loader where CUDA is in use)."""
         pinned = {name: getattr(self, name).pin_memory() for name in ("images", "tokens", "keys")}
@@ -63,6 +83,9 @@ class ImageTextBatch:
 @dataclass(frozen=True)
 class TowerOutput:
     """What the two towers hand to an objective."""
+
+    PER_SAMPLE: ClassVar[tuple[str, ...]] = ("image_embed", "text_embed")
+    """Fields with a row for each sample; the others belong to the model."""
 
     image_embed: Float[Tensor, "batch embed"]
     """L2-normalised."""
@@ -91,6 +114,10 @@ class StepReport:
     """Mean over ranks: the loss of the global batch."""
     grad_norm: Float[Tensor, ""]
     """L2 norm of the averaged gradient, before clipping."""
+    skipped: Float[Tensor, ""]
+    """1 where no weight was changed, because the loss or the gradient of some rank was not finite; else 0."""
+    not_finite: Bool[Tensor, " batch"]
+    """Samples of this rank whose embeddings are not finite."""
     learning_rate: float
     metrics: Mapping[str, Float[Tensor, ""]]
     image_embed: Float[Tensor, "batch embed"]

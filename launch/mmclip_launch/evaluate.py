@@ -14,7 +14,7 @@ from mmclip.envelope import sha256
 from mmclip.errors import UserError
 from mmclip.release import load, model_folder
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import WEIGHTS_FILE
+from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("checkpoint", help="a run, a checkpoint, an open_clip folder, or open_clip:ARCH/TAG")
     add_dataset_flags(parser)
     parser.add_argument("--output", type=Path, help="folder of the JSON files (default: results/ of the run)")
+    parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
     parser.add_argument("--no-report", action="store_true", help="write the figures alone, without a page")
     options = parser.parse_args(arguments)
     check_devices(options.device)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     datasets = [dataset_of(text, options) for text in options.dataset] or datasets_of_run(checkpoint)
     refuse_unwritable(options.output or default_output(checkpoint))
     screen = Screen()
-    done = evaluate_checkpoint(checkpoint, datasets, options.output, screen, options.device)
+    done = evaluate_checkpoint(checkpoint, datasets, options.output, screen, options.device, options.raw)
     if not options.no_report:
         draw_or_warn(done, (options.output or done.results_folder.parent) / PAGE, screen)
 
@@ -52,6 +53,7 @@ def evaluate_checkpoint(
     output: Path | None,
     screen: Screen,
     device: str = "cpu",
+    raw: bool = False,
 ) -> Pass:
     """Load, evaluate, write one JSON a (data set, task) and print the table.
 
@@ -59,12 +61,12 @@ def evaluate_checkpoint(
         UserError: checkpoint or data set is unsound, or there is no folder to write to.
     """
     results_folder = output or default_output(checkpoint)
-    identity = identity_of(checkpoint)
+    identity = identity_of(checkpoint, raw)
     opened = open_datasets(datasets)  # a wrong path is told before the model is loaded, which takes longer
-    model = load(checkpoint, device)
+    model = load(checkpoint, device, raw=raw)
     refuse_equal_prompts(opened, model.tokenizer)
     if datasets:
-        screen.say(f"evaluating {identity.checkpoint}")
+        screen.say(f"evaluating {identity.checkpoint}{said_of(identity)}")
     evidence: list[Evidence] = []
     results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append)
     paths = [result.write(results_folder) for result in results]
@@ -77,14 +79,23 @@ def evaluate_checkpoint(
     return Pass(subject_of(model, identity, run_folder), results, evidence, results_folder, run_folder)
 
 
-def identity_of(checkpoint: str) -> ModelIdentity:
+def said_of(identity: ModelIdentity) -> str:
+    """Which of the two kinds of weights of an averaging run it is."""
+    folder = Path(identity.checkpoint or "")
+    if not is_averaged(folder):
+        return ""
+    raw = identity.weights_sha256 == sha256(folder / RAW_WEIGHTS_FILE)
+    return f" ({'raw weights' if raw else 'average of the weights; --raw takes the weights themselves'})"
+
+
+def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
     """Which weights a checkpoint's name stands for.
 
     Raises:
         UserError: there are none.
     """
     folder = _folder_of(checkpoint)
-    weights = folder / WEIGHTS_FILE if folder else None
+    weights = folder / (RAW_WEIGHTS_FILE if raw and is_averaged(folder) else WEIGHTS_FILE) if folder else None
     return ModelIdentity(
         model=_architecture(checkpoint, folder),
         precision="fp32",

@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--results", type=Path, help="folder of results (default: that of the source)")
     parser.add_argument("--force", action="store_true", help="replace an earlier export (and nothing else)")
+    parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with stock open_clip")
     options = parser.parse_args(arguments)
     export_with_card(options, Screen())
@@ -61,7 +62,9 @@ def export_with_card(options: argparse.Namespace, screen: Screen) -> Exported:
         facts.append(_facts(options, model, exported, results, left_out))
         return {CARD: model_card(facts[0])}
 
-    exported = export(source, folder, force=options.force, ask_open_clip=not options.no_verify, describe=describe)
+    exported = export(
+        source, folder, force=options.force, ask_open_clip=not options.no_verify, raw=options.raw, describe=describe
+    )
     if exported.difference is not None:
         screen.say(f"stock open_clip embeds the same to {exported.difference:.1e} (limit {TOLERANCE:g})")
     screen.say(f"results in the card: {', '.join(r['dataset'] for r in facts[0].results) or 'none'}")

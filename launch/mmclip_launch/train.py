@@ -25,8 +25,10 @@ from mmclip.batch import DataPosition
 from mmclip.errors import UserError
 from mmclip.objectives import Objective
 from mmclip.release import create
+from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
+from mmclip.training.ema import WeightAverage
 from mmclip.training.loop import fit
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
@@ -44,9 +46,10 @@ from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.drawing import Pass, draw_or_warn
 from mmclip_launch.run.folder import claim, config_table, record
 from mmclip_launch.run.hooks import Run, RunHooks
-from mmclip_launch.run.ledger import LEDGER, STREAMED, append_lines, truncate_lines
+from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
+from mmclip_launch.run.profile import ProfileConfig, profiling
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.screen import Screen
 
@@ -83,11 +86,12 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     settings, is_main = config_table(config), accelerator.is_main_process
     with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            evaluation = partial(evaluate_now, config, run.step.module.towers, screen)
+            evaluation = partial(evaluate_now, config, run.step.trained.judged, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
             batches = run.loader.batches(DataPosition(progress.samples_seen))
             try:
-                progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
+                with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
+                    progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
             finally:
                 write_summary(folder, run.loader.summary(), screen)
         done: Pass | None = None
@@ -113,19 +117,23 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     torch.manual_seed(config.seed)
     objective: Objective = config.objective.build()
     towers = create(config.model, objective.needs.logit_bias)
-    module = TrainingModule(towers, objective, accelerator.num_processes)
+    ranks = accelerator.num_processes
+    micro_batches = config.accumulation.micro_batches(config.global_batch_size, ranks)
+    module = TrainingModule(towers, objective, config.precision, world_size=ranks, micro_batches=micro_batches)
     if config.precision == "fp64":
         module.double()
     if config.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    layout = Layout(config.global_batch_size, accelerator.process_index, accelerator.num_processes)
+    layout = Layout(config.global_batch_size, accelerator.process_index, ranks)
     loader = build_loader(config.data, towers.spec, partial(tokenize, towers), layout, config.seed, say=Screen().warn)
     total_steps = config.length.total_steps(config.global_batch_size, loader.samples_per_epoch)
     total_samples = total_steps * config.global_batch_size
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
     optimizer = build_optimizer(config.optimizer, module)
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
-    return Run(TrainStep(accelerator, module, optimizer, update), loader, total_steps)
+    module.to(accelerator.device)  # before the average is taken, which stays where the weights are
+    ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
+    return Run(TrainStep(accelerator, module, optimizer, update, config.accumulation, ema), loader, total_steps)
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -136,11 +144,11 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     """
     store = meet_peers(config.peer_timeout_seconds)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    precision = "bf16" if config.precision == "bf16" else "no"
     # Without `cpu`, Accelerate leaves the processes of a launcher on a machine without a device unaware of each other.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
-    AcceleratorState._reset_state()  # a second run in one process may have another precision
-    accelerator = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
+    AcceleratorState._reset_state()  # a second run in one process may be on another device
+    # The module itself casts, because not every pass of a step goes through the wrapper (mmclip/training/accumulate.py).
+    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[ddp])
     del store  # rank 0 hosts it, and the process group has joined it by now
     if world_size() != accelerator.num_processes:
         raise UserError(f"the launcher started {world_size()} processes, but this one sees {accelerator.num_processes}")
@@ -174,19 +182,38 @@ def start_or_resume(
     folder, towers = Path(config.output), run.step.module.towers
     if checked is not None:
         refuse_equal_prompts(checked.datasets, towers.tokenizer)
-        refuse_small_disk(folder, checkpoint_bytes(run.step.module), config.checkpoint.keep, screen.warn)
+        refuse_small_disk(folder, checkpoint_bytes(run.step.trained), config.checkpoint.keep, screen.warn)
         if checked.is_new:
             claim(config)
     accelerator.wait_for_everyone()
     RUN_FOLDER.set(folder)
     step = torch.tensor([checked.step if checked is not None else 0])
     chosen: Tensor = accelerator.reduce(step.to(accelerator.device))  # pyright: ignore
-    progress = Progress() if int(chosen) < 0 else restore(folder, int(chosen), accelerator, run, screen)
+    progress = begin(config, run) if int(chosen) < 0 else restore(folder, int(chosen), accelerator, run, screen)
     if accelerator.is_main_process:
         record(config)
-        for name in ("metrics.jsonl", LEDGER, ALARMS, *(path.name for path in folder.glob("quarantine.jsonl*"))):
+        names = (f"{QUARANTINE}*", f"{SKIPPED}*")  # a file a rank
+        several = [path.name for name in names for path in folder.glob(name)]
+        for name in ("metrics.jsonl", LEDGER, ALARMS, *several):
             truncate_lines(folder / name, progress.step)
     return progress
+
+
+def begin(config: RunConfig, run: Run) -> Progress:
+    """Where a new run starts: at 0, or where a run of open_clip's trainer left off.
+
+    Raises:
+        UserError: that run was one of another model, or is as long as this one is to be.
+    """
+    if config.resume_open_clip is None:
+        return Progress()
+    step = take_over(Path(config.resume_open_clip), run.step.trained)
+    if step >= run.total_steps:
+        raise UserError(
+            f"resume_open_clip={config.resume_open_clip!r} has {step:,} steps behind it, and this run has "
+            f"{run.total_steps:,} in all: lengthen it (length counts from the beginning of the first run)"
+        )
+    return Progress(step, step * config.global_batch_size)
 
 
 def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen: Screen) -> Progress:
@@ -195,7 +222,7 @@ def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen:
     Raises:
         UserError: the data or its order is not what the run began with.
     """
-    state = load_checkpoint(checkpoint_folder(folder, step), run.step.module, run.step.bare_optimizer)
+    state = load_checkpoint(checkpoint_folder(folder, step), run.step.trained)
     fingerprint = run.loader.fingerprint_at(state.progress.samples_seen)
     if state.data_fingerprint != fingerprint:
         raise UserError(

@@ -15,7 +15,7 @@ from mmclip.envelope import MANIFEST, publish, sha256, verify
 from mmclip.errors import UserError
 from mmclip.release.sources import load, model_folder
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import CONFIG_FILE, WEIGHTS_FILE, save_weights
+from mmclip.towers.weights import CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged, save_weights
 from mmclip.training.checkpoint import STATE_FILE
 
 TOLERANCE = 1e-5
@@ -46,18 +46,19 @@ def export(
     *,
     force: bool = False,
     ask_open_clip: bool = True,
+    raw: bool = False,
     describe: Describe | None = None,
 ) -> Exported:
     """Write the towers of `source` (see `load`) to `folder`: weights, configuration, tokenizer, and nothing of the training.
 
     The folder appears whole and sealed by a manifest, or not at all. `force` replaces an earlier export;
-    `ask_open_clip` compares with stock open_clip before that.
+    `ask_open_clip` compares with stock open_clip before that; `raw` takes the weights themselves of a run that averages them.
 
     Raises:
         UserError: the source does not load, something else stands at `folder`, or open_clip embeds differently.
     """
     check_target(folder, force)
-    model, source_sha256 = _loaded(str(source))
+    model, source_sha256 = _loaded(str(source), raw)
     written: list[Exported] = []
 
     def write(temporary: Path) -> None:
@@ -132,14 +133,14 @@ def difference_to_open_clip(model: TwoTower, folder: Path) -> float:
     return difference
 
 
-def _loaded(source: str) -> tuple[TwoTower, str | None]:
+def _loaded(source: str, raw: bool) -> tuple[TwoTower, str | None]:
     if source.startswith("open_clip:"):
         return load(source), None
     folder = model_folder(source.removeprefix("local-dir:"))
     if (folder / STATE_FILE).is_file():  # a checkpoint is sealed; other folders need not be
         verify(folder)
-    weights = folder / WEIGHTS_FILE
-    return load(folder), sha256(weights) if weights.is_file() else None
+    weights = folder / (RAW_WEIGHTS_FILE if raw and is_averaged(folder) else WEIGHTS_FILE)
+    return load(folder, raw=raw), sha256(weights) if weights.is_file() else None
 
 
 def _no_export(folder: Path) -> str | None:

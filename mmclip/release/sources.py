@@ -18,12 +18,13 @@ SIGLIP_SCALE, SIGLIP_BIAS = 10.0, -10.0
 """Where the sigmoid loss starts (SigLIP, section 3.2)."""
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> TwoTower:
+def load(source: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> TwoTower:
     """A trained model, in evaluation mode, from wherever it stands.
 
     `source` is the folder of an mmclip run (its newest checkpoint that verifies), of a checkpoint or of an open_clip
     model (`local-dir:` may stand before it), `open_clip:ARCH/TAG` for released weights, which open_clip downloads, or
-    `open_clip:ARCH/FILE` for a weights file or a training checkpoint of open_clip.
+    `open_clip:ARCH/FILE` for a weights file or a training checkpoint of open_clip. Of a run that averages its weights it is
+    the average; `raw` takes the weights themselves.
 
     Raises:
         UserError: nothing loadable is there; the message says what was looked for.
@@ -36,7 +37,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> TwoTower:
         folder = model_folder(named)
         if folder == named and (folder / MANIFEST).is_file():
             verify(folder)  # bit rot inside a tensor would otherwise load in silence
-        model = load_weights(folder)
+        model = load_weights(folder, raw)
     return model.eval().to(device)
 
 

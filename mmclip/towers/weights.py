@@ -15,32 +15,46 @@ from mmclip.tokenizer import Tokenizer
 from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
+RAW_WEIGHTS_FILE = "raw_weights.safetensors"
+"""Weights as the optimizer left them, in checkpoints whose `WEIGHTS_FILE` holds their average."""
 CONFIG_FILE = "open_clip_config.json"
 KEYS = {"Missing": "it lacks", "Unexpected": "it has an unknown"}
 
 
 def save_weights(model: TwoTower, folder: Path) -> None:
     """Write weights, configuration and tokenizer files into an existing folder."""
-    save_file(_file_tensors(model), folder / WEIGHTS_FILE)
+    save_tensors(model, folder / WEIGHTS_FILE)
     table = {"model_cfg": _explicit(model), "preprocess_cfg": model.spec.to_open_clip()}
     (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     model.tokenizer.save(folder)
 
 
-def load_weights(folder: Path) -> TwoTower:
+def save_tensors(model: TwoTower, path: Path) -> None:
+    """Write the weights alone, under open_clip's names."""
+    save_file(_file_tensors(model), path)
+
+
+def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     """Build the model that a folder describes and fill it, every parameter accounted for.
+
+    `raw` takes the weights themselves where the folder of a run holds their average.
 
     Raises:
         UserError: a file is missing or unreadable, or names and shapes do not match the description.
     """
     table = read_config(folder)
     refuse_cut_weights(folder / WEIGHTS_FILE)  # told before open_clip is imported, which takes seconds
-    weights = _weights_in(folder)
+    weights = folder / RAW_WEIGHTS_FILE if raw and is_averaged(folder) else _weights_in(folder)
     model_cfg = table["model_cfg"]
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
     fill(model, weights)
     return model
+
+
+def is_averaged(folder: Path) -> bool:
+    """Whether the weights in a folder are an average over steps, with the raw ones beside it."""
+    return (folder / RAW_WEIGHTS_FILE).is_file()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from mmclip.config import config
 from mmclip.envelope import DamagedFolderError, publish, verify
 from mmclip.errors import UserError
-from mmclip.towers.weights import WEIGHTS_FILE, fill, save_weights
+from mmclip.towers.two_tower import TwoTower
+from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, fill, save_tensors, save_weights
+from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.progress import Progress
 
@@ -44,47 +46,74 @@ class TrainingState:
     world_size: int
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Everything of a run that its steps change."""
+
+    module: TrainingModule
+    optimizer: torch.optim.Optimizer
+    ema: WeightAverage | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+    @property
+    def judged(self) -> TwoTower:
+        """The towers that evaluation, export and `load` take: the average where there is one."""
+        return self.module.towers if self.ema is None else self.ema.towers
+
+
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save_checkpoint(
-    folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer, state: TrainingState
-) -> None:
-    """Write everything that a resume needs; a kill at any moment leaves no half of it under `folder`'s name."""
+def save_checkpoint(folder: Path, trained: Trained, state: TrainingState) -> None:
+    """Write everything that a resume needs; a kill at any moment leaves no half of it under `folder`'s name.
+
+    Where weights are averaged, the average is what other programs find, and the raw weights stand beside it.
+    """
 
     def write(temporary: Path) -> None:
-        save_weights(module.towers, temporary)
-        save_file(_optimizer_tensors(module, optimizer), temporary / OPTIMIZER_FILE)
-        objective = module.objective.state_dict()
+        save_weights(trained.judged, temporary)
+        if trained.ema is not None:
+            save_tensors(trained.module.towers, temporary / RAW_WEIGHTS_FILE)
+        save_file(_optimizer_tensors(trained.module, trained.optimizer), temporary / OPTIMIZER_FILE)
+        objective = trained.module.objective.state_dict()
         if objective:
             save_file(
                 {name: tensor.cpu().contiguous() for name, tensor in objective.items()}, temporary / OBJECTIVE_FILE
             )
         versions = {"torch": str(torch.__version__)}
-        (temporary / STATE_FILE).write_text(json.dumps({**asdict(state), "versions": versions}, indent=1) + "\n")
+        table: dict[str, Any] = {**asdict(state), "versions": versions}
+        if trained.scaler is not None and trained.scaler.is_enabled():
+            table["scaler"] = trained.scaler.state_dict()
+        (temporary / STATE_FILE).write_text(json.dumps(table, indent=1) + "\n")
 
-    publish(folder, write, checkpoint_bytes(module))
-
-
-def checkpoint_bytes(module: TrainingModule) -> int:
-    """About the size on disk: the weights, and two moments of each that is trained."""
-    weights = sum(tensor.nbytes for tensor in module.state_dict().values())
-    return weights + 2 * sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    publish(folder, write, checkpoint_bytes(trained))
 
 
-def load_checkpoint(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Fill module and optimizer from a verified folder, every tensor accounted for.
+def checkpoint_bytes(trained: Trained) -> int:
+    """About the size on disk: the weights, their average, and two moments of each that is trained."""
+    weights = sum(tensor.nbytes for tensor in trained.module.state_dict().values())
+    if trained.ema is not None:
+        weights += sum(tensor.nbytes for tensor in trained.ema.towers.state_dict().values())
+    return weights + 2 * sum(p.nbytes for p in trained.module.parameters() if p.requires_grad)
+
+
+def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
+    """Fill module, average and optimizer from a verified folder, every tensor accounted for.
 
     Raises:
         UserError: the folder belongs to another model or optimizer.
     """
-    fill(module.towers, folder / WEIGHTS_FILE)
+    fill(trained.judged, folder / WEIGHTS_FILE)
+    if trained.ema is not None:
+        fill(trained.module.towers, folder / RAW_WEIGHTS_FILE)
     if (folder / OBJECTIVE_FILE).is_file():
-        module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
-    _fill_optimizer(folder, module, optimizer)
+        trained.module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
+    _fill_optimizer(folder, trained.module, trained.optimizer)
     table = json.loads((folder / STATE_FILE).read_text())
+    if trained.scaler is not None and trained.scaler.is_enabled():
+        trained.scaler.load_state_dict(table["scaler"])
     progress = Progress(**table["progress"])
     return TrainingState(progress, data_fingerprint=table["data_fingerprint"], world_size=table["world_size"])
 
@@ -143,6 +172,7 @@ def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim
 
 __all__ = [
     "CheckpointConfig",
+    "Trained",
     "TrainingState",
     "checkpoint_bytes",
     "checkpoint_folder",

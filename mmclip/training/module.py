@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from jaxtyping import Int, UInt8
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmclip.batch import ObjectiveOutput, TowerOutput
+from mmclip.batch import ImageTextBatch, ObjectiveOutput, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
 from mmclip.towers.two_tower import TwoTower
+from mmclip.training.precision import Precision, autocast
 
 
 class TrainingModule(nn.Module):
@@ -20,34 +20,45 @@ class TrainingModule(nn.Module):
             only a rank's slice of the batch.
     """
 
-    def __init__(self, towers: TwoTower, objective: Objective, world_size: int) -> None:
+    def __init__(
+        self,
+        towers: TwoTower,
+        objective: Objective,
+        precision: Precision = "fp32",
+        *,
+        world_size: int = 1,
+        micro_batches: int = 1,
+    ) -> None:
         super().__init__()
         if objective.needs.logit_bias and towers.logit_bias is None:
             raise UserError("objective 'siglip' needs a logit bias: set model.logit_bias (the paper starts at -10)")
         if towers.logit_bias is not None:
             towers.logit_bias.requires_grad_(objective.needs.logit_bias)
-        _refuse_split_batch_norm(towers, world_size)
+        _refuse_split_batch_norm(towers, world_size, micro_batches)
         self.towers = towers
         self.objective: Any = objective
+        self.precision: Precision = precision
 
-    def forward(
-        self,
-        images: UInt8[Tensor, "batch 3 height width_px"],
-        tokens: Int[Tensor, "batch token"],
-        context: ObjectiveContext,
-    ) -> tuple[TowerOutput, ObjectiveOutput]:
+    def forward(self, batch: ImageTextBatch, context: ObjectiveContext) -> tuple[TowerOutput, ObjectiveOutput]:
         """The embeddings of this rank's slice of the global batch, and their loss."""
-        outputs = self.towers(images, tokens)
+        outputs = self.encode(batch, context)
         return outputs, self.objective(outputs, context)
 
+    def encode(self, batch: ImageTextBatch, context: ObjectiveContext) -> TowerOutput:
+        """The embeddings of a part of the batch: the same each time that it is asked for, but for dropout."""
+        with autocast(self.precision, batch.images.device):
+            return self.towers(batch.images, batch.tokens)
 
-def _refuse_split_batch_norm(towers: TwoTower, world_size: int) -> None:
-    if world_size == 1:
+
+def _refuse_split_batch_norm(towers: TwoTower, world_size: int, micro_batches: int) -> None:
+    if world_size * micro_batches == 1:
         return
-    norms = [name for name, part in towers.backbone.named_modules() if isinstance(part, _BatchNorm)]
+    # One whose statistics are frozen stays in evaluation mode and sees no batch.
+    norms = [name for name, part in towers.backbone.named_modules() if isinstance(part, _BatchNorm) and part.training]
     if norms:
+        where = f"on {world_size} ranks" if world_size > 1 else f"of {micro_batches} micro-batches"
         raise UserError(
-            f"the model has {len(norms)} batch norms (first: {norms[0]}): on {world_size} ranks each would see its own "
-            "slice, and the run would differ from one process. Train on one process, or choose a tower without "
-            "batch norm (preset tiny-vit-64, any ViT or ConvNeXt)"
+            f"the model has {len(norms)} batch norms (first: {norms[0]}): {where} each would see its own "
+            "slice, and the run would differ from one process. Train on one process without accumulation.micro_batch_size, "
+            "or choose a tower without batch norm (preset tiny-vit-64, any ViT or ConvNeXt)"
         )

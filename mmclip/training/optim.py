@@ -27,6 +27,8 @@ class OptimizerConfig:
     """Clip the global L2 norm of the gradient here; leave out for none."""
     max_logit_scale: float = 100.0
     """Clamp of the inverse temperature after each step (CLIP, section 2.5)."""
+    max_skipped_steps: int = 10
+    """Steps that may be left out because a loss or a gradient is not finite; at one more the run stops."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < 10:
@@ -41,6 +43,8 @@ class OptimizerConfig:
                 raise UserError(f"optimizer.{name}={value}: expected a number above 0")
         if not self.weight_decay >= 0:
             raise UserError(f"optimizer.weight_decay={self.weight_decay}: expected 0 or more, such as 0.2")
+        if self.max_skipped_steps < 0:
+            raise UserError(f"optimizer.max_skipped_steps={self.max_skipped_steps}: expected 0 or more")
         if not self.max_logit_scale >= 1:
             raise UserError(f"optimizer.max_logit_scale={self.max_logit_scale}: expected at least 1; CLIP has 100")
 

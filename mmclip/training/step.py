@@ -6,13 +6,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Bool
+from torch import Tensor
 
-from mmclip.batch import ImageTextBatch, StepReport
+from mmclip.batch import ImageTextBatch, ObjectiveOutput, StepReport, TowerOutput
 from mmclip.objectives import ObjectiveContext
 from mmclip.randomness import step_seed
+from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate
+from mmclip.training.checkpoint import Trained
+from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import OptimizerConfig
+from mmclip.training.precision import build_scaler
 from mmclip.training.progress import Progress
+from mmclip.training.reduce import average_gradients, not_finite
 from mmclip.training.schedule import ScheduleConfig, learning_rate
 
 
@@ -33,43 +40,107 @@ class UpdateRule:
 
 
 class TrainStep:
-    """Towers, objective, backward, clip, update, clamp: in this order, for one batch."""
+    """Towers, objective, backward, clip, update, clamp: in this order, for one batch.
+
+    Raises:
+        UserError: the batch does not divide into micro-batches.
+    """
 
     def __init__(
-        self, accelerator: Accelerator, module: TrainingModule, optimizer: torch.optim.Optimizer, rule: UpdateRule
+        self,
+        accelerator: Accelerator,
+        module: TrainingModule,
+        optimizer: torch.optim.Optimizer,
+        rule: UpdateRule,
+        accumulation: AccumulationConfig,
+        ema: WeightAverage | None = None,
     ) -> None:
-        # `prepare` may wrap both (DDP, scaler); the bare ones stay at hand for what a wrapper hides.
+        self.micro_batches = accumulation.micro_batches(rule.global_batch_size, accelerator.num_processes)
+        self.budget = GraphBudget(int(accumulation.graph_gib * 2**30), list(module.parameters()))
+        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides.
         prepared: tuple[Any, Any] = accelerator.prepare(module, optimizer)
         self.accelerator = accelerator
         self.module = module
-        self.bare_optimizer = optimizer
+        self.bare_optimizer: Any = optimizer
         self.wrapped, self.optimizer = prepared
         self.rule = rule
+        self.ema = ema
+        self.scaler = build_scaler(module.precision, accelerator.device)
+        self.trained = Trained(module, optimizer, ema, self.scaler)
+        """What a checkpoint holds."""
 
     def __call__(self, batch: ImageTextBatch, progress: Progress) -> StepReport:
         """Update the weights with `batch`; `progress` is the run's before this step."""
         self.module.train()
-        # Dropout, where a tower has it, replays after a resume: its seed is a function of the step.
-        torch.manual_seed(step_seed(self.rule.seed, progress.step, self.accelerator.process_index))
         lr = self.rule.learning_rate(progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen)
-        embedded, output = self.wrapped(batch.images, batch.tokens, context)
-        self.accelerator.backward(output.loss)
-        settings = self.rule.optimizer
-        limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
-        grad_norm: Any = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), limit)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        embedded, output = self._gradients(batch, context)
+        grad_norm, skipped = self._update(output.loss)
         with torch.no_grad():
-            self.module.towers.logit_scale.clamp_(0.0, math.log(settings.max_logit_scale))
+            self.module.towers.logit_scale.clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
+        if self.ema is not None:
+            self.ema.update(self.module.towers, progress.step + 1, skipped)
         self.module.objective.on_optimizer_step(context)
         return StepReport(
             loss=output.loss.detach(),
             grad_norm=grad_norm.detach(),
+            skipped=skipped,
+            not_finite=_rows_not_finite(embedded),
             learning_rate=lr,
             metrics={**output.report, "logit_scale": self.module.towers.logit_scale.detach()[0].exp()},
             image_embed=embedded.image_embed.detach(),
             text_embed=embedded.text_embed.detach(),
         )
+
+    def _gradients(self, batch: ImageTextBatch, context: ObjectiveContext) -> tuple[TowerOutput, ObjectiveOutput]:
+        """Leave the gradient of the global batch, times the scaler's factor, in every parameter."""
+        micros = batch.split(self.micro_batches)
+        seeds = [self._seed(context.step, number) for number in range(len(micros))]
+        if len(micros) == 1:
+            torch.manual_seed(seeds[0])
+            embedded, output = self.wrapped(batch, context)
+            self.scaler.scale(output.loss).backward()
+            return embedded, output
+
+        def encode(numbered: tuple[int, ImageTextBatch]) -> TowerOutput:
+            number, micro = numbered
+            torch.manual_seed(seeds[number])
+            return self.module.encode(micro, context)
+
+        # Every pass stays out of DDP's sight: its reducer counts the gradients of one forward, and here there are many.
+        with self.accelerator.no_sync(self.wrapped):
+            embedded, output = accumulate(
+                list(enumerate(micros)),
+                encode,
+                lambda whole: self.module.objective(whole, context),
+                lambda loss: self.scaler.scale(loss).backward(),
+                self.budget,
+            )
+        average_gradients(list(self.module.parameters()))
+        return embedded, output
+
+    def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip and update, on all ranks or on none: where the loss or a gradient is not finite, every weight stays.
+
+        Returns the norm before clipping, and whether the step was skipped (a float on the device, so nobody waits).
+        """
+        self.scaler.unscale_(self.bare_optimizer)
+        limit = self.rule.optimizer.max_grad_norm
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        skipped = not_finite(loss, grad_norm)
+        self.bare_optimizer.found_inf = skipped  # read by the fused kernel, as torch's own scaler has it
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        return grad_norm, skipped
+
+    def _seed(self, step: int, micro: int) -> int:
+        """Dropout, where a tower has it, replays after a resume and at a second pass: its seed is a function of the step."""
+        return step_seed(self.rule.seed, step, self.accelerator.process_index * self.micro_batches + micro)
+
+
+def _rows_not_finite(embedded: TowerOutput) -> Bool[Tensor, " batch"]:
+    return ~(embedded.image_embed.isfinite().all(dim=1) & embedded.text_embed.isfinite().all(dim=1))

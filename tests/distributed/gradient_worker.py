@@ -18,12 +18,21 @@ from mmclip_launch.run.hooks import RunHooks
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator
 
+VARIANTS = {
+    "clip": ("--objective.type", "clip"),
+    "siglip": ("--objective.type", "siglip"),
+    "clip-accumulated": ("--objective.type", "clip", "--accumulation.micro_batch_size", "4"),
+    "siglip-accumulated": (
+        *("--objective.type", "siglip", "--accumulation.micro_batch_size", "2", "--accumulation.graph_gib", "1.0"),
+    ),
+}
+
 
 def main(run_file: Path, answers: Path) -> None:
-    for objective in ("clip", "siglip"):
+    for objective, own in VARIANTS.items():
         folder = answers / objective
         folder.mkdir(exist_ok=True)
-        flags = ["--objective.type", objective, "--output", str(folder), "--log_every_steps", "1"]
+        flags = [*own, "--output", str(folder), "--log_every_steps", "1"]
         config = load_run_config(run_file, flags)
         accelerator = build_accelerator(config)
         run = assemble(config, accelerator)

@@ -26,6 +26,7 @@ arch = "nano-vit-32"
 lr = 1e-3
 """
 
+VARIANTS = ("clip", "siglip", "clip-accumulated", "siglip-accumulated")
 OF_THE_CLOCK = {"train/samples_per_second", "train/data_wait_fraction"}
 HEALTH = {
     *(f"health/{m}_{name}" for m in ("image", "text") for name in ("effective_rank", "effective_rank_centred")),
@@ -76,8 +77,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(launcher: str, alone: Path, tmp_path: Path):
     together = answers_of(LAUNCHERS[launcher], tmp_path / "answers")
     ranks = int(launcher.split()[1])
-    for objective in ("clip", "siglip"):
-        single = json.loads((alone / f"{objective}-steps-0.json").read_text())
+    for objective in VARIANTS:
+        plain = objective.removesuffix("-accumulated")  # one process, the batch as a whole
+        single = json.loads((alone / f"{plain}-steps-0.json").read_text())
         several = [json.loads((together / f"{objective}-steps-{rank}.json").read_text()) for rank in range(ranks)]
         for number, step in enumerate(single):
             parts = [steps[number] for steps in several]
@@ -85,7 +87,7 @@ def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(launcher:
             assert sum((part["keys"] for part in parts), []) == step["keys"]
             assert {part["lr"] for part in parts} == {step["lr"]}
             assert all(abs(part["loss"] - step["loss"]) < 1e-12 * abs(step["loss"]) for part in parts)
-            expected = load_file(alone / f"{objective}-gradients-{number}.safetensors")
+            expected = load_file(alone / f"{plain}-gradients-{number}.safetensors")
             got = load_file(together / f"{objective}-gradients-{number}.safetensors")
             assert got.keys() == expected.keys()
             scale = max(float(gradient.norm()) for gradient in expected.values())
@@ -93,8 +95,10 @@ def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(launcher:
             for name, gradient in expected.items():
                 difference = float((got[name] - gradient).norm())
                 assert difference <= 1e-9 * max(float(gradient.norm()), 1e-6 * scale), name
-            logged, alone_logged = (metrics(folder / objective, number) for folder in (together, alone))
+            logged, alone_logged = (
+                metrics(folder / name, number) for folder, name in ((together, objective), (alone, plain))
+            )
             assert logged == pytest.approx(alone_logged, rel=1e-9, abs=1e-12)
-        assert ledger(together / objective) == ledger(alone / objective)
+        assert ledger(together / objective) == ledger(alone / plain)
         assert "towers.backbone.logit_scale" in expected
-        assert ("towers.backbone.logit_bias" in expected) == (objective == "siglip")
+        assert ("towers.backbone.logit_bias" in expected) == (plain == "siglip")

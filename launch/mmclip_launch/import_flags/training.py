@@ -65,26 +65,39 @@ def optimizer(draft: Draft) -> None:
 
 
 def schedule(draft: Draft) -> None:
-    """Warmup in samples; a constant rate is a cosine that ends where it began."""
+    """Warmup and cooldown in samples."""
     kind, warmup = draft["lr-scheduler"], draft["warmup"] * draft.global_batch_size
     if draft["skip-scheduler"]:
         draft.put("schedule.warmup_samples", 0, "--skip-scheduler: neither warmup nor decay")
-        draft.put("schedule.final_fraction", 1.0, "--skip-scheduler: constant")
+        draft.put("schedule.type", "constant", "--skip-scheduler")
         return
     draft.put("schedule.warmup_samples", warmup, f"{draft.said('warmup')}, steps of {draft.global_batch_size} samples")
     if kind != "cosine":
-        draft.put("schedule.final_fraction", 1.0, f"{draft.said('lr-scheduler')}: constant after the warmup")
+        draft.put("schedule.type", "constant", f"{draft.said('lr-scheduler')}: constant after the warmup")
     if kind not in ("cosine", "const", "const-cooldown"):
         draft.refuse("lr-scheduler", "open_clip knows cosine, const and const-cooldown")
-    if kind == "const-cooldown":
-        draft.lose("lr-scheduler", "mmclip has no cooldown yet: the learning rate stays constant to the end")
     samples = epoch_size(draft)
+    if kind == "const-cooldown":
+        cooldown(draft, samples)
     if samples is not None and warmup >= samples * draft["epochs"]:
         draft.lose(
             "warmup",
             f"as long as the run or longer ({samples * draft['epochs']:,} samples), so open_clip would never reach the "
             "learning rate; mmclip refuses to start: lower schedule.warmup_samples",
         )
+
+
+def cooldown(draft: Draft, samples: int | None) -> None:
+    """The last `--epochs-cooldown` epochs; open_clip ends at a rate, mmclip at a fraction of the peak."""
+    if draft["epochs-cooldown"] is None:
+        return draft.refuse("lr-scheduler", "const-cooldown needs --epochs-cooldown, in open_clip too")
+    draft.put("schedule.final_fraction", draft["lr-cooldown-end"] / draft["lr"], draft.said("lr-cooldown-end"))
+    draft.put("schedule.cooldown_power", draft["lr-cooldown-power"], draft.said("lr-cooldown-power"))
+    if samples is None:
+        draft.lose("epochs-cooldown", "the size of an epoch is not known: give schedule.cooldown_samples")
+    else:
+        draft.put("schedule.cooldown_samples", samples * draft["epochs-cooldown"], draft.said("epochs-cooldown"))
+    return None
 
 
 def checkpoints(draft: Draft) -> None:

@@ -15,13 +15,17 @@ from mmclip.errors import UserError
 from mmclip.objectives import ObjectiveConfig
 from mmclip.objectives.clip import ClipConfig
 from mmclip.towers.architecture import ModelConfig
+from mmclip.training.accumulate import AccumulationConfig
 from mmclip.training.checkpoint import CheckpointConfig
+from mmclip.training.ema import EmaConfig
 from mmclip.training.optim import OptimizerConfig
+from mmclip.training.precision import Precision
 from mmclip.training.progress import LengthConfig
 from mmclip.training.schedule import ScheduleConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
+from mmclip_launch.run.profile import ProfileConfig
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
 
@@ -58,8 +62,8 @@ class RunConfig:
     """What it trains on."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
-    precision: Literal["fp32", "bf16", "fp64"] = "bf16"
-    """bf16: autocast, with weights, loss and moments in fp32; fp64 is for proofs."""
+    precision: Precision = "bf16"
+    """bf16, fp16: autocast, with weights, loss and moments in fp32, fp16 with a loss scaler; fp64 is for proofs."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: CUDA or MPS where there is one."""
     channels_last: bool = False
@@ -76,10 +80,18 @@ class RunConfig:
     """AdamW, clipping, clamp of the scale."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning rate over the run."""
+    accumulation: AccumulationConfig = field(default_factory=AccumulationConfig)
+    """Batches that do not fit into memory."""
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When training state is saved."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What it is measured on."""
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    """A look inside a few steps."""
+    resume_open_clip: str | None = None
+    """A training checkpoint of open_clip (`epoch_N.pt`) that a new run goes on from: weights, moments and steps done."""
     trackers: TrackersConfig = field(default_factory=TrackersConfig)
     """Where metrics go besides metrics.jsonl."""
 
@@ -101,6 +113,8 @@ SAFE_TO_CHANGE = (
     "evaluation",
     "trackers",
     "device",
+    "profile",
+    "accumulation.graph_gib",
     "data.loader",
     "data.workers",
     "data.prefetch_batches",

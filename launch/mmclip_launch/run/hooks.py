@@ -1,6 +1,5 @@
 """What surrounds the steps of a run: metrics, ledger, quarantine, progress, evaluation and checkpoints."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,7 +20,9 @@ from mmclip_data.loading.build import Loader
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, append_lines, hash_of_ids
+from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
 from mmclip_launch.run.trackers import METRICS, MetricWriter
+from mmclip_launch.screen import Screen
 
 Evaluate = Callable[[Progress], Mapping[str, float]]
 Show = Callable[[Progress, Mapping[str, float]], None]
@@ -45,6 +46,8 @@ class _Noted:
     figures: Mapping[str, Tensor]
     learning_rate: float
     ids_hash: int
+    ids: tuple[str, ...]
+    not_finite: Tensor
     bad_samples: int
     data_seconds: float
     finished_at: float
@@ -78,9 +81,14 @@ class RunHooks:
         self.folder = Path(config.output)
         self.checkpoint_every = config.checkpoint.every_steps or max(1, run.total_steps // 10)
         self.bad_samples = 0
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        # Every rank speaks of its own samples.
+        self.skipped = SkippedSteps(self.folder, rank, ranks, config.optimizer.max_skipped_steps, Screen().alarm)
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
+        self.after_step: Callable[[], None] = lambda: None
+        """Called once after each step, before anything is written."""
         self._noted: list[_Noted] = []
         self._newest: StepReport | None = None
         """The only report whose embeddings are kept."""
@@ -88,13 +96,24 @@ class RunHooks:
 
     def record(self, progress: Progress, batch: ImageTextBatch, report: StepReport, data_seconds: float) -> None:
         """Note a step; write the noted ones when it is time."""
+        self.after_step()
         first = progress.samples_seen - self.config.global_batch_size + self.accelerator.process_index * len(batch.ids)
         ids_hash = hash_of_ids(batch.ids, first)
         self._quarantine(progress, batch)
         now = time.perf_counter()
-        figures = {"loss": report.loss, "grad_norm": report.grad_norm, **report.metrics}
+        figures = {"loss": report.loss, "grad_norm": report.grad_norm, "skipped": report.skipped, **report.metrics}
         self._noted.append(
-            _Noted(progress, figures, report.learning_rate, ids_hash, len(batch.replaced), data_seconds, now)
+            _Noted(
+                progress,
+                figures,
+                report.learning_rate,
+                ids_hash,
+                batch.ids,
+                report.not_finite,
+                len(batch.replaced),
+                data_seconds,
+                now,
+            )
         )
         self._newest = report
         if progress.step % self.config.log_every_steps == 0 or progress.step == self.total_steps:
@@ -122,7 +141,7 @@ class RunHooks:
                 progress, self.data_fingerprint(progress.samples_seen), self.accelerator.num_processes
             )
             folder = checkpoint_folder(self.folder, progress.step)
-            save_checkpoint(folder, self.step.module, self.step.bare_optimizer, state)
+            save_checkpoint(folder, self.step.trained, state)
             remove_old(self.folder, self.config.checkpoint.keep)
         self.accelerator.wait_for_everyone()
         self._since = time.perf_counter()
@@ -131,7 +150,8 @@ class RunHooks:
         """Read the figures of the noted steps, joined over ranks, and write them.
 
         Raises:
-            UserError: a loss is not finite, or more samples are bad than `data.max_bad_fraction` allows.
+            UserError: more steps were skipped than `optimizer.max_skipped_steps` or more samples are bad than
+                `data.max_bad_fraction` allows.
         """
         if not self._noted:
             return
@@ -141,13 +161,13 @@ class RunHooks:
         counts = self._sum_over_ranks(torch.tensor([[step.ids_hash, step.bad_samples] for step in noted]))
         self.bad_samples += sum(bad for _, bad in counts)
         self._ledger(noted, [values[0] for values in figures], [ids_hash for ids_hash, _ in counts])
-        for step, (loss, grad_norm, *_) in zip(noted, figures, strict=True):
-            if not math.isfinite(loss) or not math.isfinite(grad_norm):
-                raise UserError(
-                    f"step {step.progress.step}: loss {loss}, gradient norm {grad_norm}: the run has diverged; "
-                    f"lower optimizer.lr (now {self.config.optimizer.lr}) or lengthen the warmup, "
-                    "and resume from the last checkpoint"
-                )
+        self.skipped.note(
+            [
+                SkippedStep(step.progress, loss, grad_norm, step.ids, _chosen(step.ids, step.not_finite))
+                for step, (loss, grad_norm, skipped, *_) in zip(noted, figures, strict=True)
+                if skipped
+            ]
+        )
         self._check_budget(noted[-1].progress)
         self._log(noted, dict(zip(names, figures[-1], strict=True)))
 
@@ -158,11 +178,12 @@ class RunHooks:
         seconds = noted[-1].finished_at - self._since
         samples = len(noted) * self.config.global_batch_size
         metrics = {
-            **{f"train/{name}": value for name, value in last.items()},
+            **{f"train/{name}": value for name, value in last.items() if name != "skipped"},
             "train/learning_rate": noted[-1].learning_rate,
             "train/samples_per_second": samples / seconds,
             "train/data_wait_fraction": min(1.0, sum(step.data_seconds for step in noted) / seconds),
             "train/bad_samples": float(self.bad_samples),
+            "train/skipped_steps": float(self.skipped.count),
             **_health(*joined),
         }
         self._since = noted[-1].finished_at
@@ -202,6 +223,10 @@ class RunHooks:
 
     def _sum_over_ranks(self, counts: Tensor) -> list[list[int]]:
         return self.accelerator.reduce(counts.to(self.accelerator.device), "sum").tolist()  # pyright: ignore
+
+
+def _chosen(ids: tuple[str, ...], chosen: Tensor) -> tuple[str, ...]:
+    return tuple(name for name, is_chosen in zip(ids, chosen.tolist(), strict=True) if is_chosen)
 
 
 def _stacked(figures: Mapping[str, Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xxhash
 
-LEDGER, QUARANTINE = "ledger.jsonl", "quarantine.jsonl"
+LEDGER, QUARANTINE, SKIPPED = "ledger.jsonl", "quarantine.jsonl", "skipped.jsonl"
 STREAMED = "streamed.jsonl"
 """A line a shard: how often it was read, how many samples came, and damages; for streams only."""
 HASH_SPACE = 2**62

@@ -59,6 +59,8 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     refuse_unwritable(folder)
     Layout(config.global_batch_size, 0, world_size())
     _check_model(config.model)
+    if config.resume_open_clip is not None and not Path(config.resume_open_clip).is_file():
+        raise UserError(f"resume_open_clip={config.resume_open_clip!r}: no such file; expected open_clip's epoch_N.pt")
     steps = config.length.total_steps(config.global_batch_size, _check_data(config, warn))
     config.schedule.warmup(steps * config.global_batch_size)
     datasets = open_datasets(config.evaluation.datasets)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmclip.batch import DataPosition
+from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.errors import UserError
 from mmclip.objectives import ClipConfig, ObjectiveContext, SiglipConfig
 from mmclip.preprocess import ImageSpec
@@ -174,6 +174,13 @@ def test_training_module_gives_the_loss_of_the_towers_output():
         )
         / 2
     )
-    embeddings, output = module(images, towers.trim(tokens), context)
+    batch = ImageTextBatch(
+        images=images,
+        tokens=towers.trim(tokens),
+        keys=torch.arange(4),
+        ids=("a", "b", "c", "d"),
+        position=DataPosition(4),
+    )
+    embeddings, output = module(batch, context)
     assert torch.allclose(output.loss, expected, atol=1e-6)
     assert torch.allclose(embeddings.image_embed, outputs.image_embed, atol=1e-6)

@@ -1,0 +1,132 @@
+"""A batch larger than memory: encode it in pieces, take one loss over all of them, push its gradient back through each.
+
+GradCache (Gao et al. 2021, section 3): embeddings are small, activations are not. The embeddings of every micro-batch are
+computed first, without a graph; the loss of the whole batch gives each of them its gradient; then each micro-batch is encoded
+again, with the same randomness, and the gradient of its embeddings is pushed through. The result is the gradient of the whole
+batch, for the price of one more forward. Micro-batches whose graphs fit a memory budget keep theirs and are encoded once.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from mmclip.batch import ObjectiveOutput, TowerOutput
+from mmclip.config import config
+from mmclip.errors import UserError
+
+Micro = TypeVar("Micro")
+
+
+@config
+class AccumulationConfig:
+    """How a batch that does not fit into memory is trained on all the same."""
+
+    micro_batch_size: int | None = None
+    """Samples of a rank that are encoded at a time; without it the whole batch is."""
+    graph_gib: float = 0.0
+    """Memory for the activations of micro-batches that are kept instead of encoded twice; those of one are always there."""
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"accumulation.micro_batch_size={self.micro_batch_size}: expected at least 1")
+        if not self.graph_gib >= 0:
+            raise UserError(f"accumulation.graph_gib={self.graph_gib}: expected 0 or more")
+
+    def micro_batches(self, global_batch_size: int, world_size: int) -> int:
+        """Micro-batches of a rank.
+
+        Raises:
+            UserError: they would not be of equal size.
+        """
+        size = self.micro_batch_size
+        if size is None or size * world_size >= global_batch_size:
+            return 1
+        unit = size * world_size
+        if global_batch_size % unit == 0:
+            return global_batch_size // unit
+        below = global_batch_size // unit * unit
+        raise UserError(
+            f"global_batch_size={global_batch_size} is not divisible by {world_size} ranks x accumulation.micro_batch_size="
+            f"{size} = {unit}; nearest: {below}, {below + unit}"
+        )
+
+
+@dataclass
+class GraphBudget:
+    """How many graphs are kept; what one takes is learned from the first."""
+
+    bytes_allowed: int
+    parameters: Iterable[Tensor] = ()
+    """Saved for the backward pass too, but there anyway."""
+    bytes_of_one: int | None = None
+    _known: set[int] = field(default_factory=set)
+
+    def kept(self, micro_batches: int) -> int:
+        """Micro-batches that keep their graph: the last one always does, for it is pushed through first."""
+        if not self.bytes_of_one:
+            return 1
+        return max(1, min(micro_batches, self.bytes_allowed // self.bytes_of_one))
+
+    def counted(self, encode: Callable[[], TowerOutput]) -> TowerOutput:
+        """Run `encode` and, the first time, add up the memory that its graph holds."""
+        if self.bytes_of_one is not None or not self.bytes_allowed:
+            return encode()
+        seen = {parameter.untyped_storage().data_ptr() for parameter in self.parameters}
+        total = 0
+
+        def count(saved: Tensor) -> Tensor:
+            nonlocal total
+            storage = saved.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
+            return saved
+
+        with saved_tensors_hooks(count, lambda saved: saved):
+            output = encode()
+        self.bytes_of_one = total
+        return output
+
+
+def accumulate(
+    micros: Sequence[Micro],
+    encode: Callable[[Micro], TowerOutput],
+    objective: Callable[[TowerOutput], ObjectiveOutput],
+    backward: Callable[[Tensor], Any],
+    budget: GraphBudget,
+) -> tuple[TowerOutput, ObjectiveOutput]:
+    """Leave the gradient of the whole batch in `.grad` of every parameter; the embeddings and the loss are returned.
+
+    `encode` must give the same embeddings each time that it is called with a micro-batch, under `no_grad` or not. `backward`
+    takes the loss, scaled as the caller likes. The order in which gradients are added, the last micro-batch first, does not
+    depend on how many graphs are kept.
+    """
+    first_kept = len(micros) - budget.kept(len(micros))
+    with torch.no_grad():
+        parts = [encode(micro) for micro in micros[:first_kept]]
+    kept = [budget.counted(lambda micro=micro: encode(micro)) for micro in micros[first_kept:]]
+    whole = _joined([*parts, *kept])
+    output = objective(whole)
+    backward(output.loss)
+    names = [name for name in TowerOutput.PER_SAMPLE if getattr(whole, name).grad is not None]
+    gradients = {name: getattr(whole, name).grad.split(len(kept[0].image_embed)) for name in names}
+    for number in reversed(range(len(micros))):
+        encoded = kept.pop() if kept else encode(micros[number])
+        tensors = [getattr(encoded, name) for name in names]
+        torch.autograd.backward(tensors, [gradients[name][number] for name in names])
+        del encoded, tensors
+    return whole, output
+
+
+def _joined(parts: Sequence[TowerOutput]) -> TowerOutput:
+    """Embeddings of all parts as leaves of a new graph; scale and bias with the graph that leads to their parameters."""
+    last = parts[-1]
+    joined = {}
+    for name in TowerOutput.PER_SAMPLE:
+        rows = torch.cat([getattr(part, name).detach() for part in parts])
+        joined[name] = rows.requires_grad_(getattr(last, name).requires_grad)
+    return replace(last, **joined)
