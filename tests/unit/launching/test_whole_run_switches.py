@@ -53,7 +53,7 @@ def test_an_average_is_what_is_evaluated_and_saved_and_is_resumed_bit_for_bit(
         evaluate([str(folder), "--no-report", "--output", str(tmp_path / "scores" / expected), *flags])
         assert expected in capsys.readouterr().err
     scores: list[Any] = [
-        json.loads(path.read_text())["weights_sha256"] for path in (tmp_path / "scores").rglob("*.json")
+        json.loads(path.read_text())["checkpoint"]["weights_sha256"] for path in (tmp_path / "scores").rglob("*.json")
     ]
     assert len(set(scores)) == 2
     (tmp_path / "again").mkdir()
