@@ -52,7 +52,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a cut archive, an unsafe object, a missing file: each reader beneath raises its own kinds
+    except (
+        Exception
+    ) as error:  # a cut archive, an unsafe object, a missing file: each reader beneath raises its own kinds
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"resume_open_clip={str(path)!r} cannot be read ({type(error).__name__}: {reason})") from error
     missing = [key for key in ("epoch", "state_dict", "optimizer") if not isinstance(table, dict) or key not in table]
