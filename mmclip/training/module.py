@@ -5,10 +5,12 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmclip.batch import ImageTextBatch, ObjectiveOutput, TowerOutput
+from mmclip.batch import ImageTextBatch, ObjectiveOutput, PairLabels, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
+from mmclip.towers.text import text_lengths
 from mmclip.towers.two_tower import TwoTower
+from mmclip.training.identity import identity_labels
 from mmclip.training.precision import Precision, autocast
 
 
@@ -48,6 +50,14 @@ class TrainingModule(nn.Module):
         """The embeddings of a part of the batch: the same each time that it is asked for, but for dropout."""
         with autocast(self.precision, batch.images.device):
             return self.towers(batch.images, batch.tokens)
+
+    def pair_labels(self, batch: ImageTextBatch) -> PairLabels | None:
+        """Ids of the batch's captions and pictures for an objective that needs them, else None."""
+        if not self.objective.needs.pair_labels:
+            return None
+        # A tower that takes cut captions gets other widths on other ranks: what it does not read is no part of the id.
+        lengths = text_lengths(batch.tokens, self.towers.backbone) if self.towers.trims_text else None
+        return identity_labels(batch.tokens, batch.ids, lengths)
 
 
 def _refuse_split_batch_norm(towers: TwoTower, world_size: int, micro_batches: int) -> None:

@@ -75,7 +75,8 @@ class TrainStep:
         lr = self.rule.learning_rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen)
+        labels = self.module.pair_labels(batch)
+        context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen, labels=labels)
         embedded, output = self._gradients(batch, context)
         grad_norm, skipped = self._update(output.loss)
         with torch.no_grad():
