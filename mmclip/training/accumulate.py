@@ -110,6 +110,7 @@ def accumulate(
         parts = [encode(micro) for micro in micros[:first_kept]]
     kept = [budget.counted(lambda micro=micro: encode(micro)) for micro in micros[first_kept:]]
     whole = _joined([*parts, *kept])
+    parts.clear()  # joined, they would be held twice
     output = objective(whole)
     backward(output.loss)
     names = [name for name in TowerOutput.PER_SAMPLE if getattr(whole, name).grad is not None]
