@@ -61,6 +61,17 @@ class ImageTextBatch:
 
 
 @dataclass(frozen=True)
+class PairLabels:
+    """Which images and texts of a batch belong together whatever their places: a pair does if it agrees in any factor.
+
+    A factor is a column of integers, such as a class, or an id of a caption or of a picture.
+    """
+
+    image: Int[Tensor, "batch factor"]
+    text: Int[Tensor, "texts factor"]
+
+
+@dataclass(frozen=True)
 class TowerOutput:
     """What the two towers hand to an objective."""
 

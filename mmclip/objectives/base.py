@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from mmclip.batch import ObjectiveOutput, TowerOutput
+from mmclip.batch import ObjectiveOutput, PairLabels, TowerOutput
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,18 @@ class ObjectiveNeeds:
     """The towers must own a logit bias; where it is False an existing bias is frozen, since no gradient reaches it."""
     exported_modules: tuple[str, ...] = ()
     """Names of the objective's own modules that belong to the released model."""
+    pair_labels: bool = False
+    """`ObjectiveContext.labels` must name captions and pictures, so that duplicates in the batch are known."""
 
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """Where the run stands, for objectives that change with it."""
+    """Where the run stands, for objectives that change with it, and what a batch is besides its embeddings."""
 
     step: int
     samples_seen: int
+    labels: PairLabels | None = None
+    """Ids of the captions and of the pictures of this rank's batch, where the objective needs them."""
 
 
 @runtime_checkable

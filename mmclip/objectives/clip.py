@@ -7,29 +7,33 @@ from torch import nn
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
 from mmclip.ops.infonce import infonce
 
 
 @config
-class ClipConfig:
+class ClipConfig(ContrastiveConfig):
     """Symmetric InfoNCE (CLIP, Radford et al. 2021)."""
 
     type: Literal["clip"] = "clip"
 
     def build(self) -> "ClipObjective":
         """The objective of this configuration."""
-        return ClipObjective()
+        return ClipObjective(self)
 
 
 class ClipObjective(nn.Module):
     """Each image must find its caption among those of the global batch, and each caption its image."""
 
-    needs = ObjectiveNeeds()
+    def __init__(self, settings: ClipConfig) -> None:
+        super().__init__()
+        self.settings = settings
+        self.needs = ObjectiveNeeds(pair_labels=settings.duplicates != "negative")
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
-        """The loss, and the share of images whose own caption is the nearest in the batch."""
-        loss, top_1 = infonce(outputs.image_embed, outputs.text_embed, outputs.logit_scale)
-        return ObjectiveOutput(loss=loss, report={"in_batch_top_1": top_1})
+        """The loss, in-batch top-1 and the mean similarities of positives and of negatives."""
+        options = vars(pair_options(self.settings, context))
+        return output_of(infonce(outputs.image_embed, outputs.text_embed, outputs.logit_scale, **options))
 
     def on_optimizer_step(self, context: ObjectiveContext) -> None:
         """Nothing: this objective has no state."""

@@ -6,10 +6,12 @@ from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmclip.batch import ObjectiveOutput, TowerOutput
+from mmclip.batch import ImageTextBatch, ObjectiveOutput, PairLabels, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
+from mmclip.towers.text import text_lengths
 from mmclip.towers.two_tower import TwoTower
+from mmclip.training.identity import identity_labels
 
 
 class TrainingModule(nn.Module):
@@ -39,6 +41,14 @@ class TrainingModule(nn.Module):
         """The embeddings of this rank's slice of the global batch, and their loss."""
         outputs = self.towers(images, tokens)
         return outputs, self.objective(outputs, context)
+
+    def pair_labels(self, batch: ImageTextBatch) -> PairLabels | None:
+        """Ids of the batch's captions and pictures for an objective that needs them, else None."""
+        if not self.objective.needs.pair_labels:
+            return None
+        # A tower that takes cut captions gets other widths on other ranks: what it does not read is no part of the id.
+        lengths = text_lengths(batch.tokens, self.towers.backbone) if self.towers.trims_text else None
+        return identity_labels(batch.tokens, batch.ids, lengths)
 
 
 def _refuse_split_batch_norm(towers: TwoTower, world_size: int) -> None:

@@ -54,7 +54,8 @@ class TrainStep:
         lr = self.rule.learning_rate(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen)
+        labels = self.module.pair_labels(batch)
+        context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen, labels=labels)
         embedded, output = self.wrapped(batch.images, batch.tokens, context)
         self.accelerator.backward(output.loss)
         settings = self.rule.optimizer

@@ -19,11 +19,15 @@ from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator
 
 
+# The one as it is by default, the other with ids of captions and pictures, which each rank computes from its own slice.
+OBJECTIVES = {"clip": [], "siglip": ["--objective.duplicates", "positive", "--objective.label_smoothing", "0.1"]}
+
+
 def main(run_file: Path, answers: Path) -> None:
-    for objective in ("clip", "siglip"):
+    for objective, options in OBJECTIVES.items():
         folder = answers / objective
         folder.mkdir(exist_ok=True)
-        flags = ["--objective.type", objective, "--output", str(folder), "--log_every_steps", "1"]
+        flags = ["--objective.type", objective, *options, "--output", str(folder), "--log_every_steps", "1"]
         config = load_run_config(run_file, flags)
         accelerator = build_accelerator(config)
         run = assemble(config, accelerator)

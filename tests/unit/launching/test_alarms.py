@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmclip.ops.infonce import infonce
-from mmclip.ops.sigmoid import sigmoid_loss
+from mmclip.ops.sigmoid import sigmoid
 from mmclip.training.progress import Progress
 from mmclip_launch.run import alarms
 from mmclip_launch.run.alarms import Alarm, Expected, Monitor, chance_loss
@@ -156,9 +156,9 @@ def test_messages_say_what_and_what_to_do_in_one_line():
 def test_chance_is_the_loss_of_equal_logits(batch: int):
     rows = torch.nn.functional.normalize(torch.randn(batch, 8, dtype=torch.float64), dim=-1)
     nothing = torch.zeros(1, dtype=torch.float64)
-    assert chance_loss("clip", batch) == pytest.approx(float(infonce(rows, rows, nothing)[0]))
+    assert chance_loss("clip", batch) == pytest.approx(float(infonce(rows, rows, nothing).loss))
     if batch > 1:
         # At the bias whose sigmoid is the share of positive pairs.
         bias = nothing - math.log(batch - 1)
-        assert chance_loss("siglip", batch) == pytest.approx(float(sigmoid_loss(rows, rows, nothing, bias)[0]))
+        assert chance_loss("siglip", batch) == pytest.approx(float(sigmoid(rows, rows, nothing, bias).loss))
     assert chance_loss("another", batch) is None

@@ -1,0 +1,60 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+WORKER = Path(__file__).with_name("loss_worker.py")
+
+Answers = dict[int, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """What each number of ranks found in each case; 0 is one process without a process group."""
+    folder = tmp_path_factory.mktemp("losses")
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {ranks: load_file(folder / f"{ranks}.safetensors") for ranks in range(4)}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("implementation", ["reference", "tiled"])
+def test_any_number_of_ranks_gives_the_loss_and_gradients_of_one_process(
+    answers: Answers, implementation: str, ranks: int
+):
+    """By-products too; with labels that lie wholly on one rank, across ranks, or belong to nothing."""
+    found, alone = answers[ranks], answers[0]
+    names = [name for name in alone if name.startswith(implementation)]
+    assert len(names) == 16 * 8 + 2 * 5
+    for name in names:
+        expected = alone[name.replace("tiled", "reference")]
+        assert float((found[name] - expected).abs().max()) <= 1e-9 * max(float(expected.abs().max()), 1e-3), name
+
+
+def norm_and_cosine(found: Tensor, alone: Tensor) -> list[tuple[float, float]]:
+    """Of the gradient of the image tower and of the text tower, against one process."""
+    pairs = [(a.flatten(), b.flatten()) for a, b in zip(found, alone, strict=True)]
+    return [(float(a.norm() / b.norm()), float(torch.cosine_similarity(a, b, dim=0))) for a, b in pairs]
+
+
+def test_of_the_peers_four_settings_two_change_the_gradient_and_ours_cannot(answers: Answers):
+    """The table of docs/objectives.md: averaged gradients of two ranks against one process."""
+    table = {
+        name: norm_and_cosine(answers[2][f"flags / {name}"], answers[0][f"flags / {name}"])
+        for name in ("default", "local", "grad", "both", "mmclip")
+    }
+    for exact in ("grad", "both", "mmclip"):
+        assert table[exact] == [pytest.approx((1, 1), abs=1e-9)] * 2
+    assert table["default"] == [pytest.approx((0.5, 1), abs=1e-9)] * 2
+    assert all(0.45 < norm < 0.6 and 0.95 < cosine < 0.98 for norm, cosine in table["local"]), table["local"]
