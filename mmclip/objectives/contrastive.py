@@ -15,6 +15,7 @@ from mmclip.ops.pairs import ContrastiveLoss, Duplicates
 class ContrastiveConfig:
     """Options of a loss over pairs."""
 
+    type: str = ""  # first in the run's file; each objective has its own name here
     label_smoothing: float = 0.0
     """Share of each target that is spread over all candidates, as torch's `cross_entropy` defines it."""
     duplicates: Literal["negative", "positive", "ignored"] = "negative"
@@ -32,7 +33,9 @@ class ContrastiveConfig:
                 f"objective.label_smoothing={self.label_smoothing}: expected at least 0 and below 1, such as 0.1"
             )
         if self.tile is not None and self.tile < 1:
-            raise UserError(f"objective.tile={self.tile}: expected at least 1, such as 512; leave it out for the default")
+            raise UserError(
+                f"objective.tile={self.tile}: expected at least 1, such as 512; leave it out for the default"
+            )
 
 
 @dataclass(frozen=True)

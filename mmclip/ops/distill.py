@@ -33,10 +33,10 @@ def distill(
     rows = [len(tensor) for tensor in (image_embed, text_embed, teacher_image_embed, teacher_text_embed)]
     if rows[:2] != rows[2:]:
         raise UserError(f"the student has {rows[0]} images and {rows[1]} texts, the teacher {rows[2]} and {rows[3]}")
-    student = image_embed, text_embed, scale
-    teacher = teacher_image_embed.detach(), teacher_text_embed.detach(), teacher_scale.detach()
-    dtype = compute_dtype(*student, *teacher)
-    own, taught = (tuple(tensor.to(dtype) for tensor in model) for model in (student, teacher))
+    taught = teacher_image_embed.detach(), teacher_text_embed.detach(), teacher_scale.detach()
+    dtype = compute_dtype(image_embed, text_embed, scale, *taught)
+    student = image_embed.to(dtype), text_embed.to(dtype), scale.to(dtype)
+    teacher = taught[0].to(dtype), taught[1].to(dtype), taught[2].to(dtype)
     if implementation == "reference":
-        return distill_reference(*own, *taught)
-    return distill_tiled(own, taught, tile_size(dtype, image_embed.device, tile))
+        return distill_reference(*student, *teacher)
+    return distill_tiled(student, teacher, tile_size(dtype, image_embed.device, tile))

@@ -156,7 +156,7 @@ class _Distill(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         image, text, scale, teacher_image, teacher_text, teacher_scale, *vectors = ctx.saved_tensors
         for number in (1, 3, 5, 7):
             vectors[number] = vectors[number] * output[0]

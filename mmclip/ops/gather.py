@@ -22,7 +22,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def all_gather(local: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "global_batch *rest"]:
+def all_gather(local: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "global_batch ..."]:
     """The rows of all ranks in rank order, without a gradient."""
     if world_size() == 1:
         return local
@@ -31,7 +31,7 @@ def all_gather(local: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "global_b
     return gathered
 
 
-def reduce_scatter(everywhere: Float[Tensor, "global_batch *rest"]) -> Float[Tensor, "batch *rest"]:
+def reduce_scatter(everywhere: Float[Tensor, "global_batch ..."]) -> Float[Tensor, "batch ..."]:
     """The sum over ranks, of which each rank gets its own slice of rows."""
     if world_size() == 1:
         return everywhere
@@ -40,12 +40,12 @@ def reduce_scatter(everywhere: Float[Tensor, "global_batch *rest"]) -> Float[Ten
     return local
 
 
-def all_sum(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def all_sum(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The sum over ranks, on every rank; not for the gradient of a parameter, which the training step averages."""
     return _all_reduce(values, "SUM")
 
 
-def all_max(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def all_max(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The elementwise maximum over ranks, on every rank."""
     return _all_reduce(values, "MAX")
 
@@ -59,7 +59,7 @@ def _all_reduce(values: Tensor, operation: str) -> Tensor:
 
 
 def _named(name: str, former: str) -> Callable[..., Any]:
-    """torch 2.13 has new names for two collectives and warns of the former ones, which older versions have alone."""
+    """Version 2.13 of torch has new names for two collectives and warns of the former ones, which older versions have alone."""
     return getattr(dist, name, None) or getattr(dist, former)
 
 

@@ -102,9 +102,7 @@ def by_products(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """In-batch top-1 and the mean similarities of the positives and of the negatives."""
     negative = valid & ~positive
-    best_positive, best_negative = (
-        logits.masked_fill(~mask, -torch.inf).amax(1) for mask in (positive, negative)
-    )
+    best_positive, best_negative = (logits.masked_fill(~mask, -torch.inf).amax(1) for mask in (positive, negative))
     similarity = logits / scale
     means = [torch.where(mask, similarity, 0).sum() / mask.sum() for mask in (positive, negative)]
     return (best_positive > best_negative).to(logits.dtype).mean(), means[0], means[1]

@@ -123,13 +123,14 @@ class _Sigmoid(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Handed out once and multiplied in place, which spares a copy; a second backward through a kept graph computes
         # them again.
         gradients, ctx.gradients = ctx.gradients, None
-        inputs = ctx.saved_tensors
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor] = ctx.saved_tensors
         if gradients is None:
             gradients = _run(*inputs, ctx.problem, (True, ctx.needs_input_grad[1]))[1]
+        assert gradients is not None, "asked for"
         found = [gradients.image, gradients.text, gradients.scale, gradients.bias]
         del gradients
         for number, (needed, tensor) in enumerate(zip(ctx.needs_input_grad[:4], inputs, strict=True)):

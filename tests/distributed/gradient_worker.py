@@ -18,7 +18,6 @@ from mmclip_launch.run.hooks import RunHooks
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator
 
-
 # The one as it is by default, the other with ids of captions and pictures, which each rank computes from its own slice.
 OBJECTIVES = {"clip": [], "siglip": ["--objective.duplicates", "positive", "--objective.label_smoothing", "0.1"]}
 

@@ -120,18 +120,22 @@ def peers_flags() -> Given:
     joined = given(ROWS)
     generator = torch.Generator().manual_seed(7)
     weights = torch.randn(2, EMBED, EMBED, dtype=torch.float64, generator=generator)
-    scale, answers = torch.tensor([30.0], dtype=torch.float64), {}
+    answers = {}
     for name in (*FLAGS, "mmclip"):
         towers = weights.clone().requires_grad_()
+        scale = torch.tensor([30.0], dtype=torch.float64, requires_grad=True)
         own = slices(joined)
-        image, text = (F.normalize(own[side] @ tower, dim=1) for side, tower in zip(("image", "text"), towers, strict=True))
+        image, text = (
+            F.normalize(own[side] @ tower, dim=1) for side, tower in zip(("image", "text"), towers, strict=True)
+        )
         if name == "mmclip":
             loss = infonce(image, text, scale).loss
         else:
             loss = ClipLoss(**FLAGS[name], rank=rank(), world_size=world_size())(image, text, scale)
         loss.backward()
         assert towers.grad is not None
-        answers[f"flags / {name}"] = averaged(towers.grad)
+        assert scale.grad is not None
+        answers |= {f"flags / {name}": averaged(towers.grad), f"scale / {name}": averaged(scale.grad)}
     return answers
 
 

@@ -58,3 +58,5 @@ def test_of_the_peers_four_settings_two_change_the_gradient_and_ours_cannot(answ
         assert table[exact] == [pytest.approx((1, 1), abs=1e-9)] * 2
     assert table["default"] == [pytest.approx((0.5, 1), abs=1e-9)] * 2
     assert all(0.45 < norm < 0.6 and 0.95 < cosine < 0.98 for norm, cosine in table["local"]), table["local"]
+    for name in ("default", "grad", "both", "mmclip"):
+        assert answers[2][f"scale / {name}"].item() == pytest.approx(answers[0][f"scale / {name}"].item(), rel=1e-9)
