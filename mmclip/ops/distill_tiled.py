@@ -75,19 +75,19 @@ class Kernels:
 
 def statistics(student: Embeddings, teacher: Embeddings, tile: int) -> tuple[Direction, Direction]:
     """The forward pass over this rank's rows."""
-    like, rows, columns = student.image, len(student.image), len(student.text)
+    like, images, texts = student.image, len(student.image), len(student.text)
     row, column = (
         Direction(OnlineSum(like, length, dim), OnlineSum(like, length, dim), like.new_zeros(length))
-        for length, dim in ((rows, 1), (columns, 0))
+        for length, dim in ((images, 1), (texts, 0))
     )
-    space = Workspace(like, min(tile, rows), min(tile, columns), 3)
-    for across in blocks(rows, tile):
-        for down in blocks(columns, tile):
-            own, taught, work = space.tiles(across, down)
-            student.logits(across, down, own)
-            teacher.logits(across, down, taught)
-            row.update(own, taught, across, work)
-            column.update(own, taught, down, work)
+    space = Workspace(like, min(tile, images), min(tile, texts), 3)
+    for rows in blocks(images, tile):
+        for columns in blocks(texts, tile):
+            own, taught, work = space.tiles(rows, columns)
+            student.logits(rows, columns, own)
+            teacher.logits(rows, columns, taught)
+            row.update(own, taught, rows, work)
+            column.update(own, taught, columns, work)
     return row, column
 
 
@@ -103,24 +103,24 @@ def gradients(
     image_grad, scale_grad = torch.zeros_like(image), torch.zeros_like(scale)
     text_grad = torch.zeros_like(text) if needs_text else None
     space = Workspace(image, min(tile, len(image)), min(tile, len(text)), 3)
-    for across in blocks(len(image), tile):
-        for down in blocks(len(text), tile):
-            own, taught, gradient = space.tiles(across, down)
-            student.logits(across, down, own)
-            teacher.logits(across, down, taught)
-            row = [vector[across, None] for vector in sides[0]]
-            column = [vector[down] for vector in sides[1]]
+    for rows in blocks(len(image), tile):
+        for columns in blocks(len(text), tile):
+            own, taught, gradient = space.tiles(rows, columns)
+            student.logits(rows, columns, own)
+            teacher.logits(rows, columns, taught)
+            row = [vector[rows, None] for vector in sides[0]]
+            column = [vector[columns] for vector in sides[1]]
             torch.sub(own, row[0], out=gradient).exp_().mul_(row[1])
             gradient.addcmul_(own.sub_(column[0]).exp_(), column[1])
             # The student's tile has been used up and takes the teacher's rows.
             torch.sub(taught, row[2], out=own).exp_()
             gradient.addcmul_(own, row[3], value=-1)
             gradient.addcmul_(taught.sub_(column[2]).exp_(), column[3], value=-1)
-            image_grad[across].addmm_(gradient, text[down])
+            image_grad[rows].addmm_(gradient, text[columns])
             if text_grad is not None:
-                text_grad[down].addmm_(gradient.T, image[across] * scale)
-        scale_grad += (image_grad[across] * image[across]).sum()
-        image_grad[across] *= scale
+                text_grad[columns].addmm_(gradient.T, image[rows] * scale)
+        scale_grad += (image_grad[rows] * image[rows]).sum()
+        image_grad[rows] *= scale
     return image_grad, text_grad, scale_grad
 
 

@@ -51,18 +51,18 @@ class Kernels:
 
 def statistics(image: Rows, text: Columns, scale: Float[Tensor, ""], pairs: Pairs, tile: int) -> Statistics:
     """The forward pass over this rank's rows."""
-    rows, columns = len(image), len(text)
-    found = Statistics(OnlineSum(image, rows, 1), OnlineSum(image, columns, 0), Notes(image, rows, columns))
-    space = Workspace(image, min(tile, rows), min(tile, columns), 2)
-    for across in blocks(rows, tile):
-        scaled = image[across] * scale
-        for down in blocks(columns, tile):
-            logits, work = space.tiles(across, down)
-            torch.mm(scaled, text[down].T, out=logits)
-            found.notes.read(logits, pairs.tile(across, down), across, down)
-            found.rows.update(logits, across, work)
-            found.columns.update(logits, down, work)
-    return found
+    row_sums, column_sums = OnlineSum(image, len(image), 1), OnlineSum(image, len(text), 0)
+    notes = Notes(image, len(image), len(text))
+    space = Workspace(image, min(tile, len(image)), min(tile, len(text)), 2)
+    for rows in blocks(len(image), tile):
+        scaled = image[rows] * scale
+        for columns in blocks(len(text), tile):
+            logits, work = space.tiles(rows, columns)
+            torch.mm(scaled, text[columns].T, out=logits)
+            notes.read(logits, pairs.tile(rows, columns), rows, columns)
+            row_sums.update(logits, rows, work)
+            column_sums.update(logits, columns, work)
+    return Statistics(row_sums, column_sums, notes)
 
 
 def gradients(
@@ -80,23 +80,23 @@ def gradients(
     image_grad, scale_grad = torch.zeros_like(image), torch.zeros_like(scale)
     text_grad = torch.zeros_like(text) if needs_text else None
     space = Workspace(image, min(tile, len(image)), min(tile, len(text)), 2)
-    for across in blocks(len(image), tile):
-        scaled = image[across] * scale
-        for down in blocks(len(text), tile):
-            logits, gradient = space.tiles(across, down)
-            kinds = pairs.tile(across, down)
-            torch.mm(scaled, text[down].T, out=logits)
+    for rows in blocks(len(image), tile):
+        scaled = image[rows] * scale
+        for columns in blocks(len(text), tile):
+            logits, gradient = space.tiles(rows, columns)
+            kinds = pairs.tile(rows, columns)
+            torch.mm(scaled, text[columns].T, out=logits)
             kinds.leave_out(logits)
-            torch.sub(logits, row.max[across, None], out=gradient).exp_().mul_(row.softmax[across, None])
-            gradient.addcmul_(logits.sub_(column.max[down]).exp_(), column.softmax[down])
+            torch.sub(logits, row.max[rows, None], out=gradient).exp_().mul_(row.softmax[rows, None])
+            gradient.addcmul_(logits.sub_(column.max[columns]).exp_(), column.softmax[columns])
             if smoothed:
-                gradient.sub_(row.every[across, None]).sub_(column.every[down])
-            kinds.pull(gradient, row.positive[across], column.positive[down])
-            image_grad[across].addmm_(gradient, text[down])
+                gradient.sub_(row.every[rows, None]).sub_(column.every[columns])
+            kinds.pull(gradient, row.positive[rows], column.positive[columns])
+            image_grad[rows].addmm_(gradient, text[columns])
             if text_grad is not None:
-                text_grad[down].addmm_(gradient.T, scaled)
-        scale_grad += (image_grad[across] * image[across]).sum()
-        image_grad[across] *= scale
+                text_grad[columns].addmm_(gradient.T, scaled)
+        scale_grad += (image_grad[rows] * image[rows]).sum()
+        image_grad[rows] *= scale
     return image_grad, text_grad, scale_grad
 
 

@@ -68,8 +68,8 @@ class Notes:
         assert kinds.diagonal is not None, "asked only where it crosses the tile"
         diagonal = logits.diagonal(kinds.diagonal)
         own = diagonal.clone()
-        across, down = kinds.own(logits)
-        row, column = rows.start + across.start, columns.start + down.start
+        own_rows, own_columns = kinds.own(logits)
+        row, column = rows.start + own_rows.start, columns.start + own_columns.start
         self.positive.add_diagonal(own, row, column)
         self.best_positive[row : row + len(own)] = own
         diagonal.fill_(-torch.inf)

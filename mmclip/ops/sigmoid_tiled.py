@@ -57,12 +57,12 @@ def sweep(
     total, notes = torch.zeros_like(scale), Notes(image, len(image), len(text))
     found = _no_gradients(image, text, scale, needs[1]) if needs[0] else None
     space = Workspace(image, min(tile, len(image)), min(tile, len(text)), 1)
-    for across in blocks(len(image), tile):
-        scaled = image[across] * scale
-        for down in blocks(len(text), tile):
-            (logits,), kinds = space.tiles(across, down), pairs.tile(across, down)
-            torch.mm(scaled, text[down].T, out=logits)
-            notes.read(logits, kinds, across, down)
+    for rows in blocks(len(image), tile):
+        scaled = image[rows] * scale
+        for columns in blocks(len(text), tile):
+            (logits,), kinds = space.tiles(rows, columns), pairs.tile(rows, columns)
+            torch.mm(scaled, text[columns].T, out=logits)
+            notes.read(logits, kinds, rows, columns)
             logits.add_(bias)
             kinds.negate_positives(logits)
             total += F.softplus(logits, threshold=LINEAR_FROM).sum()
@@ -73,12 +73,12 @@ def sweep(
             if label_smoothing and kinds.ignored is not None:
                 gradient.masked_fill_(kinds.ignored, 0)
             found.bias.add_(gradient.sum())
-            found.image[across].addmm_(gradient, text[down])
+            found.image[rows].addmm_(gradient, text[columns])
             if found.text is not None:
-                found.text[down].addmm_(gradient.T, scaled)
+                found.text[columns].addmm_(gradient.T, scaled)
         if found is not None:
-            found.scale.add_((found.image[across] * image[across]).sum())
-            found.image[across] *= scale
+            found.scale.add_((found.image[rows] * image[rows]).sum())
+            found.image[rows] *= scale
     return total, notes, found
 
 

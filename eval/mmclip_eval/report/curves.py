@@ -71,6 +71,11 @@ def _training(history: History, marks: Sequence[Mark]) -> list[Card]:
     rest.one(
         "train/in_batch_top_1", "In-batch top-1", "How often a picture's own caption is the best in its batch.", chance
     )
+    rest.several(
+        {"pairs": "train/positive_similarity", "others": "train/negative_similarity"},
+        "Similarity",
+        "Mean cosine of what belongs together and of what does not. The loss lives on their distance.",
+    )
     rest.one("train/logit_scale", "Logit scale", "The inverse temperature: it rises as the towers grow sure.")
     rest.one("train/learning_rate", "Learning rate", "As scheduled.", zero=True)
     rest.one("train/grad_norm", "Gradient norm", "Before clipping. Spikes are batches that pulled hard.", zero=True)
@@ -155,9 +160,12 @@ class _Drawn:
 
     def pair(self, suffix: str, title: str, caption: str) -> None:
         """A card of the figure of both towers, if either was logged."""
-        names = {tower: f"health/{tower}_{suffix}" for tower in ("image", "text")}
+        self.several({tower: f"health/{tower}_{suffix}" for tower in ("image", "text")}, title, caption)
+
+    def several(self, names: Mapping[str, str], title: str, caption: str) -> None:
+        """A card of the figures of these names, each under the word before it, if any was logged."""
         self.known.update(names.values())
-        lines = {tower: self.history.figures[name] for tower, name in names.items() if name in self.history.figures}
+        lines = {word: self.history.figures[name] for word, name in names.items() if name in self.history.figures}
         if lines:
             self.add(title, lines, caption)
 

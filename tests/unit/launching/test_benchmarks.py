@@ -21,9 +21,10 @@ POSITIVE = st.floats(1e-6, 1e6)
 def bench() -> Iterator[dict[str, ModuleType]]:
     """The benchmarks' modules, which are scripts and stand in no package."""
     sys.path.insert(0, str(BENCHMARKS))
-    names = ("measure.ratios", "measure.interleave", "measure.document", "measure.peer", "epoch", "train")
+    names = ("ratios", "interleave", "document", "peer", "memory")
     try:
-        yield {name.rpartition(".")[2]: importlib.import_module(name) for name in names}
+        found = {name: importlib.import_module(f"measure.{name}") for name in names}
+        yield found | {name: importlib.import_module(name) for name in ("epoch", "train", "loss")}
     finally:
         sys.path.remove(str(BENCHMARKS))
 
@@ -114,6 +115,29 @@ def test_our_side_of_the_epoch_benchmark_hands_out_each_sample_once(bench: dict[
     assert [sorted(number for batch in e for number in batch) for e in alone] == [list(range(240))] * epoch.EPOCHS
     assert alone == split
     assert alone[0] != alone[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_that_inside_the_call_and_not_what_was_freed_or_is_left(bench: dict[str, ModuleType]):
+    mebibytes = 48
+
+    def rise_and_fall() -> None:
+        for _ in range(3):  # freed each time: the peak is that of one
+            memoryview(bytearray(b"x") * (mebibytes << 20)).release()
+
+    rise_and_fall()
+    grown = bench["memory"].peak_growth(rise_and_fall) / 2**20
+    assert mebibytes - 1 < grown < mebibytes + 8
+
+
+def test_both_sides_of_the_loss_benchmark_do_the_same_work(
+    bench: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+):
+    loss = bench["loss"]
+    assert all(loss.check_equal(name, 64) < 1e-6 for name in loss.CASES)
+    monkeypatch.setitem(loss.OURS, "infonce", lambda image, text, scale: loss.infonce(image, text, 1.001 * scale))
+    with pytest.raises(RuntimeError, match="infonce: losses or gradients differ"):
+        loss.check_equal("infonce", 64)
 
 
 def test_probe_notes_every_optimizer_step_of_a_run_as_main(tmp_path: Path):
