@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -49,6 +50,8 @@ class ImageTextBatch:
     replaced: tuple[Replacement, ...] = ()
     views: tuple[UInt8[Tensor, "batch 3 _ _"], ...] = ()
     """Further views of the same pictures, in the order of `data.views`; `images` is view 0."""
+    lengths: Int[np.ndarray, " batch"] | None = None
+    """Columns of each caption that its tower needs (`TwoTower.text_lengths`); on the host, since they decide shapes."""
 
     def to(self, device: torch.device) -> "ImageTextBatch":
         """The same batch with its tensors on `device`; the copy from pinned memory does not block."""
@@ -70,6 +73,7 @@ class ImageTextBatch:
                 keys=self.keys[start : start + size],
                 ids=self.ids[start : start + size],
                 views=tuple(view[start : start + size] for view in self.views),
+                lengths=None if self.lengths is None else self.lengths[start : start + size],
             )
             for start in starts
         ]

@@ -116,7 +116,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     """
     torch.manual_seed(config.seed)
     objective: Objective = config.objective.build()
-    towers = create(config.model, objective.needs.logit_bias)
+    towers = create(config.model, objective.needs.logit_bias, config.towers)
     ranks = accelerator.num_processes
     micro_batches = config.accumulation.micro_batches(config.global_batch_size, ranks)
     module = TrainingModule(towers, objective, config.precision, world_size=ranks, micro_batches=micro_batches)

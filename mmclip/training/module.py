@@ -2,13 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmclip.batch import ImageTextBatch, ObjectiveOutput, PairLabels, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
-from mmclip.towers.text import text_lengths
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.identity import identity_labels
 from mmclip.training.precision import Precision, autocast
@@ -41,30 +40,32 @@ class TrainingModule(nn.Module):
         self.objective: Any = objective
         self.precision: Precision = precision
 
-    def forward(self, batch: ImageTextBatch, context: ObjectiveContext) -> tuple[TowerOutput, ObjectiveOutput]:
-        """The embeddings of this rank's slice of the global batch, and their loss."""
-        outputs = self.encode(batch, context)
+    def forward(
+        self, batch: ImageTextBatch, context: ObjectiveContext, dropped: float = 0.0
+    ) -> tuple[TowerOutput, ObjectiveOutput]:
+        """The embeddings of this rank's slice of the global batch, and their loss; a share of the patches is `dropped`."""
+        outputs = self.encode(batch, dropped)
         return outputs, self.objective(outputs, context)
 
-    def encode(self, batch: ImageTextBatch, context: ObjectiveContext) -> TowerOutput:
-        """The embeddings of a part of the batch: the same each time that it is asked for, but for dropout."""
+    def encode(self, batch: ImageTextBatch, dropped: float = 0.0) -> TowerOutput:
+        """The embeddings of a part of the batch: the same each time that it is asked for, but for `nn.Dropout`."""
         with autocast(self.precision, batch.images.device):
-            return self.towers(batch.images, batch.tokens)
+            return self.towers(batch.images, batch.tokens, batch.lengths, batch.keys, dropped)
 
     def pair_labels(self, batch: ImageTextBatch) -> PairLabels | None:
         """Ids of the batch's captions and pictures for an objective that needs them, else None."""
         if not self.objective.needs.pair_labels:
             return None
         # A tower that takes cut captions gets other widths on other ranks: what it does not read is no part of the id.
-        lengths = text_lengths(batch.tokens, self.towers.backbone) if self.towers.trims_text else None
+        known = self.towers.text_lengths(batch.tokens) if batch.lengths is None else batch.lengths
+        lengths = torch.from_numpy(known).to(batch.tokens.device, non_blocking=True) if self.towers.trims_text else None
         return identity_labels(batch.tokens, batch.ids, lengths)
 
 
 def _refuse_split_batch_norm(towers: TwoTower, world_size: int, micro_batches: int) -> None:
     if world_size * micro_batches == 1:
         return
-    # One whose statistics are frozen stays in evaluation mode and sees no batch.
-    norms = [name for name, part in towers.backbone.named_modules() if isinstance(part, _BatchNorm) and part.training]
+    norms = towers.moving_batch_norms()
     if norms:
         where = f"on {world_size} ranks" if world_size > 1 else f"of {micro_batches} micro-batches"
         raise UserError(

@@ -1,7 +1,7 @@
 """One optimizer step. Nothing else in a training run calls backward."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,10 @@ class TrainStep:
         self.trained = Trained(module, optimizer, ema, self.scaler)
         """What a checkpoint holds."""
 
+    def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
+        """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""
+        return replace(batch, lengths=self.module.towers.text_lengths(batch.tokens))
+
     def __call__(self, batch: ImageTextBatch, progress: Progress) -> StepReport:
         """Update the weights with `batch`; `progress` is the run's before this step."""
         self.module.train()
@@ -97,18 +101,19 @@ class TrainStep:
 
     def _gradients(self, batch: ImageTextBatch, context: ObjectiveContext) -> tuple[TowerOutput, ObjectiveOutput]:
         """Leave the gradient of the global batch, times the scaler's factor, in every parameter."""
+        dropped = self.module.towers.dropped_share(context.samples_seen, self.rule.total_samples)
         micros = batch.split(self.micro_batches)
         seeds = [self._seed(context.step, number) for number in range(len(micros))]
         if len(micros) == 1:
             torch.manual_seed(seeds[0])
-            embedded, output = self.wrapped(batch, context)
+            embedded, output = self.wrapped(batch, context, dropped)
             self.scaler.scale(output.loss).backward()
             return embedded, output
 
         def encode(numbered: tuple[int, ImageTextBatch]) -> TowerOutput:
             number, micro = numbered
             torch.manual_seed(seeds[number])
-            return self.module.encode(micro, context)
+            return self.module.encode(micro, dropped)
 
         # Every pass stays out of DDP's sight: its reducer counts the gradients of one forward, and here there are many.
         with self.accelerator.no_sync(self.wrapped):
