@@ -100,6 +100,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
             if done.results:
                 writer.write(progress.step, progress.samples_seen, scores(done.results))
     accelerator.wait_for_everyone()
+    run.step.release()
     accelerator.end_training()
     if done is not None and config.evaluation.report:  # last of all: a drawing that fails loses nothing
         draw_or_warn(done, folder / PAGE, screen)

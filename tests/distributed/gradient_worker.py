@@ -21,10 +21,13 @@ from mmclip_launch.train import assemble, build_accelerator
 # The one as it is by default, the other with ids of captions and pictures, which each rank computes from its own slice.
 CLIP = ("--objective.type", "clip")
 SIGLIP = ("--objective.type", "siglip", "--objective.duplicates", "positive", "--objective.label_smoothing", "0.1")
+DROPPED = ("--towers.patch_dropout", "0.5")
 VARIANTS = {
     "clip": CLIP,
     "siglip": SIGLIP,
     "clip-accumulated": (*CLIP, "--accumulation.micro_batch_size", "4"),
+    "dropped": (*CLIP, *DROPPED),
+    "dropped-accumulated": (*CLIP, *DROPPED, "--accumulation.micro_batch_size", "4"),
     "siglip-accumulated": (*SIGLIP, "--accumulation.micro_batch_size", "2", "--accumulation.graph_gib", "1.0"),
 }
 
@@ -59,6 +62,7 @@ def main(run_file: Path, answers: Path) -> None:
         writer.close()
         (answers / f"{objective}-steps-{accelerator.process_index}.json").write_text(json.dumps(steps))
         accelerator.wait_for_everyone()
+        run.step.release()
     accelerator.end_training()
 
 

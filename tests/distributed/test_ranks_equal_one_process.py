@@ -26,7 +26,7 @@ arch = "nano-vit-32"
 lr = 1e-3
 """
 
-VARIANTS = ("clip", "siglip", "clip-accumulated", "siglip-accumulated")
+VARIANTS = ("clip", "siglip", "dropped", "clip-accumulated", "siglip-accumulated", "dropped-accumulated")
 OF_THE_CLOCK = {"train/samples_per_second", "train/data_wait_fraction"}
 HEALTH = {
     *(f"health/{m}_{name}" for m in ("image", "text") for name in ("effective_rank", "effective_rank_centred")),
