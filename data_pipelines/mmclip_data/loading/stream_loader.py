@@ -12,10 +12,10 @@ from mmclip.errors import BadSampleError, UserError
 from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.assemble import Assemble, Tokenize
 from mmclip_data.loading.augment import views_of
+from mmclip_data.loading.caption_fields import fields_of_sample
 from mmclip_data.loading.captions import captions_of
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.loader import DataConfig, Decode
-from mmclip_data.loading.opening import fields_of_sample
 from mmclip_data.loading.planned import Layout, SampleMap
 from mmclip_data.loading.processes import Ahead, Ring, Watch, batches_from_processes
 from mmclip_data.loading.slots import Shape, Slots, SlotSource

@@ -64,7 +64,7 @@ def test_class_folders_give_labels_and_captions_and_keep_the_bytes(tmp_path: Pat
     assert sources == ["dog/deep/x.webp", "dog/y.jpeg", "tabby_cat/a.png", "tabby_cat/b.JPG"]
     for sample, source in zip(samples, sources, strict=True):
         name = "dog" if source.startswith("dog") else "tabby cat"
-        assert sample[Path(source).suffix.lower()[1:]] == files[source]
+        assert sample[Path(source).suffix.lower()[1:].replace("jpeg", "jpg")] == files[source]
         assert (sample["cls"], sample["txt"]) == (b"0" if name == "dog" else b"1", name.encode())
     assert (tmp_path / "out" / "classnames.txt").read_text() == "dog\ntabby cat\n"
     assert (tmp_path / "out" / "zeroshot_classification_templates.txt").read_text() == "a photo of a {c}\n"
@@ -102,7 +102,7 @@ def test_every_file_is_a_sample_a_caption_or_named_in_the_report(tmp_path: Path)
         {
             "a.jpg": None,
             "a.txt": "a cat",
-            "a.json": '{"caption": "second"}',
+            "a.json": "[no facts]",
             "alone.png": None,
             "blank.png": None,
             "blank.txt": " \n",
@@ -131,7 +131,8 @@ def test_every_file_is_a_sample_a_caption_or_named_in_the_report(tmp_path: Path)
         "caption file cannot be read (JSONDecodeError)": ("broken.png",),
         "caption file cannot be read (UnicodeDecodeError)": ("latin.png",),
         "caption file cannot be read (TypeError)": ("list.png",),
-        "caption without an image, or a second caption file": ("a.json", "orphan.txt"),
+        "json beside a caption cannot be read": ("a.json",),
+        "caption without an image, or a second caption file": ("orphan.txt",),
         "named .jpg but neither JPEG, PNG nor WebP inside": ("page.jpg",),
         "empty image file": ("empty.jpg",),
         "image type that is not JPEG, PNG or WebP": ("moving.gif",),
