@@ -70,7 +70,7 @@ class _Sample:
         table, dot, path = name.partition(".")
         if dot and table in ("json", "parquet"):
             return field_of(self.json if table == "json" else self.parquet, path)
-        return field_of(self.json if name in self.json else self.parquet, name)
+        return field_of(self.json if table in self.json else self.parquet, name)
 
     @cached_property
     def members(self) -> dict[str, bytes]:

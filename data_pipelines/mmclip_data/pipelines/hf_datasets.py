@@ -9,14 +9,14 @@ caption. Every other column goes into the sample's `json`. Needs the extra: pip 
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_data.pipelines.columns import CAPTION_NAMES, LABEL_NAMES, PICTURE_NAMES, choose, listed
+from mmclip_data.pipelines.columns import LABEL_NAMES, PICTURE_NAMES, choose, choose_captions, listed
 from mmclip_data.pipelines.job import Dropped, Job, JobReport, Outcome, Track, quiet, write_shards
 from mmclip_data.pipelines.job.report import Tally
 from mmclip_data.pipelines.job.writing import settings_of
@@ -270,12 +270,8 @@ def _columns(config: DatasetsConfig, dataset: Any, where: str) -> _Columns:
     label = choose("label_column", label, rest if label else numbers, LABEL_NAMES, where, required=False)
     class_names = tuple(features[label].names) if label in labels else ()
     texts = [name for name in rest if _is_text(features[name])]
-    wanted: Sequence[str | None] = config.caption_columns or (None,)
-    found = [
-        choose("caption_columns", name, rest if name else texts, CAPTION_NAMES, where, not class_names)
-        for name in wanted
-    ]
-    return _Columns(image, tuple(name for name in found if name is not None), label, class_names)
+    captions = choose_captions(config.caption_columns, rest, texts, where, not class_names)
+    return _Columns(image, captions, label, class_names)
 
 
 def _is_text(feature: Any) -> bool:

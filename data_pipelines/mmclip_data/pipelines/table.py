@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_data.pipelines.columns import CAPTION_NAMES, PICTURE_NAMES, choose
+from mmclip_data.pipelines.columns import PICTURE_NAMES, choose, choose_captions
 from mmclip_data.pipelines.job import Dropped, Job, JobReport, Outcome, Track, quiet, write_shards
 from mmclip_data.pipelines.job.writing import settings_of
 from mmclip_data.pipelines.layout import write_lines
@@ -123,10 +123,8 @@ def make_table(config: TableConfig, track: Track = quiet) -> JobReport:
     where = f"source={config.source}"
     image_column = choose("image_column", config.image_column, table.columns, PICTURE_NAMES, where)
     rest = [column for column in table.columns if column != image_column]
-    asked = config.caption_columns or (None,)
-    columns = [choose("caption_columns", column, rest, CAPTION_NAMES, where) for column in asked]
+    captions = choose_captions(config.caption_columns, rest, rest, where)
     assert image_column is not None
-    captions = tuple(column for column in columns if column is not None)
     total = sum(1 for _ in table.rows())
     if not total:
         raise UserError(f"{where}: a header ({', '.join(table.columns)}) and no row below it")
