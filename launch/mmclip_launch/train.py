@@ -33,6 +33,7 @@ from mmclip.training.optim import build_optimizer
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.build import build_loader
+from mmclip_data.loading.on_device import finish_on_device
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_eval.result import EvalResult
@@ -83,9 +84,12 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     settings, is_main = config_table(config), accelerator.is_main_process
     with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            evaluation = partial(evaluate_now, config, run.step.module.towers, screen)
+            towers = run.step.module.towers
+            evaluation = partial(evaluate_now, config, towers, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
-            batches = run.loader.batches(DataPosition(progress.samples_seen))
+            batches = finish_on_device(
+                run.loader.batches(DataPosition(progress.samples_seen)), config.data, towers.spec, accelerator.device
+            )
             try:
                 progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
             finally:
