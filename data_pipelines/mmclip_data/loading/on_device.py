@@ -24,9 +24,7 @@ def finish_on_device(
     return _augmented(batches, views_of(spec, config.augment, config.views), device)
 
 
-def _augmented(
-    batches: Iterator[ImageTextBatch], views: list[View], device: torch.device
-) -> Iterator[ImageTextBatch]:
+def _augmented(batches: Iterator[ImageTextBatch], views: list[View], device: torch.device) -> Iterator[ImageTextBatch]:
     for batch in batches:
         keys, moved = batch.keys, batch.to(device)  # draws are made on the host, which has the keys already
         del batch  # it would keep its memory while the next one looks for some

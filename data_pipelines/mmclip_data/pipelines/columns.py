@@ -63,8 +63,9 @@ def choose(
     if found is None and required:
         urls = [by_name[name] for name in URL_NAMES if name in by_name]
         download = f"; {urls[0]!r} holds URLs: download them first, such as with img2dataset" if urls else ""
+        meaning = flag.removesuffix("s").removesuffix("_column")
         raise UserError(
-            f"{where}: none of its columns {listed(columns)} has a name that says {flag.removesuffix('s').removesuffix('_column')} "
+            f"{where}: none of its columns {listed(columns)} has a name that says {meaning} "
             f"({', '.join(candidates[:6])}, ...){download}; name it with --{flag}"
         )
     return found

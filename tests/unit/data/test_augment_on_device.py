@@ -19,7 +19,9 @@ from mmclip_data.shards import ShardWriter
 from mmclip_data.testing.shard_faults import make_shard
 
 CROP = AugmentConfig(crop_area=(0.4, 1.0), pad=0.1)
-ALL = AugmentConfig(crop_area=(0.4, 1.0), pad=0.1, flip=0.5, brightness=0.4, saturation=0.3, hue=0.1, blur=0.5, solarise=0.3)
+ALL = AugmentConfig(
+    crop_area=(0.4, 1.0), pad=0.1, flip=0.5, brightness=0.4, saturation=0.3, hue=0.1, blur=0.5, solarise=0.3
+)
 SPEC = ImageSpec(size=(12, 12))
 CPU = torch.device("cpu")
 

@@ -239,3 +239,40 @@ def test_a_stopped_run_goes_on_and_a_changed_caption_is_another_job(tmp_path: Pa
         make_folder(config(tmp_path, samples_per_shard=4))
     make_folder(config(tmp_path, samples_per_shard=4, overwrite=True))
     assert read(folder)[3]["txt"] == b"another"
+
+
+def test_captions_have_other_endings_too_and_json_is_kept(tmp_path: Path) -> None:
+    files = fill(
+        tmp_path / "source",
+        {
+            "a.JPG": None,
+            "a.TXT": "one\ntwo",
+            "b.jpeg": None,
+            "b.caption": "three",
+            "c.jpg": image_bytes("c.png", 7),
+            "c.text": "four",
+            "c.json": '{"caption": "another", "score": 0.5, "bad": NaN}',
+            "d.webp": None,
+            "d.json": '{"text": "five", "id": 9}',
+        },
+    )
+    report = make_folder(config(tmp_path))
+    assert report.skipped == {}
+    found = [
+        (set(sample) - {"__key__", "__url__", "__local_path__"}, sample["txt"].decode())
+        for sample in read(tmp_path / "out/train")
+    ]
+    assert found == [
+        ({"jpg", "txt"}, "one\ntwo"),
+        ({"jpg", "txt"}, "three"),
+        ({"png", "txt", "json"}, "four"),
+        ({"webp", "txt", "json"}, "five"),
+    ]
+    samples = read(tmp_path / "out/train")
+    assert samples[2]["png"] == files["c.jpg"], "named by what is inside"
+    assert json.loads(samples[2]["json"]) == {"caption": "another", "score": 0.5, "bad": None}
+    assert json.loads(samples[3]["json"]) == {"text": "five", "id": 9}
+    assert "finished before" in make_folder(config(tmp_path)).notes[-1]
+    (tmp_path / "source/d.json").write_text('{"text": "five", "id": 10, "more": 1}')
+    with pytest.raises(UserError, match="another job"):
+        make_folder(config(tmp_path))

@@ -1,0 +1,92 @@
+"""What is found where shards should be, and how it is told."""
+
+from pathlib import Path
+
+import pytest
+
+from mmclip.errors import BadSampleError, UserError
+from mmclip_data.loading.decode import decode_image
+from mmclip_data.loading.opening import open_source
+from mmclip_data.loading.sources import IndexedTarsConfig
+from mmclip_data.pipelines.stats import StatsConfig, shard_stats
+from mmclip_data.shards import ShardWriter, build_index, index_path
+from mmclip_data.testing.shard_faults import make_shard
+from mmclip_launch.cli import dispatch, run_verb
+
+SHARD = make_shard()
+JPEG = SHARD.samples["000000"]["jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (JPEG, "not a tar but a picture; give the folder it is in to `mmclip shards make folder`"),
+        (b"PAR1" + bytes(900), "not a tar but a Parquet file; give it to `mmclip shards make table`"),
+        (b"q" * 2000, r"unreadable header at byte 0 \(a number in it is none\)"),
+    ],
+)
+def test_other_files_in_the_place_of_a_shard_are_told(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        build_index(tmp_path / "0.tar")
+
+
+def test_a_cut_within_the_padding_loses_no_negative_number_of_bytes(tmp_path: Path) -> None:
+    last = SHARD.members[-1]
+    cut = last.data + len(last.payload)
+    assert cut < last.end
+    (tmp_path / "0.tar").write_bytes(SHARD.raw[:cut])
+    index = build_index(tmp_path / "0.tar", salvage=True)
+    assert index.num_samples == len(SHARD.samples)
+    assert index.salvage is not None
+    assert index.salvage.lost_bytes == 0
+    assert [(start, end) for start, end, _ in index.salvage.ranges] == [(cut, cut)]
+
+
+def test_shards_without_an_index_are_told_together(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with ShardWriter(tmp_path / name, "{}.tar", samples_per_shard=1) as writer:
+            for number in range(2):
+                writer.add(f"{number}", {"jpg": JPEG, "txt": b"x"})
+    for path in (index_path(tmp_path / "a/0.tar"), index_path(tmp_path / "a/1.tar"), index_path(tmp_path / "b/0.tar")):
+        path.unlink()
+    both = f"{tmp_path}/a::{tmp_path}/b"
+    with pytest.raises(
+        UserError, match=rf"3 of 4 shards have no index.*`mmclip shards index {tmp_path}/a {tmp_path}/b`"
+    ):
+        open_source(IndexedTarsConfig(shards=both), None)
+    with pytest.raises(UserError, match=rf"shards index --index-folder {tmp_path}/i "):
+        open_source(IndexedTarsConfig(shards=both, index_folder=str(tmp_path / "i")), None)
+    with pytest.raises(UserError, match=rf"shard {tmp_path}/b/0\.tar has no index at"):
+        open_source(IndexedTarsConfig(shards=str(tmp_path / "b")), None)
+
+
+def test_a_bad_picture_is_told_in_the_same_words_each_time() -> None:
+    said = set()
+    for _ in range(3):
+        with pytest.raises(BadSampleError) as caught:
+            decode_image(JPEG[:2] + b"\xff" + bytes(40))
+        said.add(str(caught.value))
+    assert len(said) == 1, "or a quarantine and a job's dropped.jsonl would differ from run to run"
+
+
+def test_check_shows_paths_that_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / ("a folder with a rather long name " * 3).strip()
+    with ShardWriter(folder, "0.tar", samples_per_shard=None) as writer:
+        writer.add("good", {"jpg": JPEG, "txt": b"x"})
+        writer.add("page", {"jpg": b"<html>", "txt": b"x"})
+    with pytest.raises(SystemExit) as stop:
+        run_verb(dispatch, ["shards", "check", str(folder), "--decode", "--workers", "1"])
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert f"not a JPEG, PNG or WebP picture, for example {folder}/0.tar page: holds unknown\n" in out
+    assert "cannot be decoded" not in out, "it is counted once"
+
+
+def test_stats_tell_how_many_samples_have_each_measure(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, "0.tar", samples_per_shard=None) as writer:
+        for number in range(5):
+            writer.add(f"{number}", {"jpg": JPEG} if number else {"jpg": b"no picture", "txt": b"a caption"})
+    lines = shard_stats(StatsConfig(shards=(str(tmp_path),))).lines()
+    counts = {line.partition(" (")[0]: line[22:32].strip() for line in lines[2:]}
+    assert counts == {"short side": "4", "long side": "4", "aspect": "4", "picture": "5", "caption": "1"}
