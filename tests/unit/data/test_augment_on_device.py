@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ ALL = AugmentConfig(
 )
 SPEC = ImageSpec(size=(12, 12))
 CPU = torch.device("cpu")
+Place = Literal["loader", "device"]
 
 
 @pytest.fixture
@@ -34,7 +36,9 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def batches(shards: Path, augment: AugmentConfig, place: str, layout: Layout, workers: int = 0) -> list[ImageTextBatch]:
+def batches(
+    shards: Path, augment: AugmentConfig, place: Place, layout: Layout, workers: int = 0
+) -> list[ImageTextBatch]:
     source = IndexedTarsConfig(shards=str(shards))
     views = (ViewConfig(copies=2, size=8, augment=augment),)
     config = DataConfig(source=source, augment=augment, views=views, augment_on=place, workers=workers)
@@ -70,7 +74,8 @@ def test_by_default_the_loader_does_all_and_batches_pass_as_they_are(shards: Pat
 
 def test_a_stream_leaves_the_rest_to_the_device_too(shards: Path) -> None:
     made = []
-    for augment, place in ((CROP, "loader"), (ALL, "device")):
+    places: list[tuple[AugmentConfig, Place]] = [(CROP, "loader"), (ALL, "device")]
+    for augment, place in places:
         source = StreamingConfig(shards=str(shards), samples=24, shuffle_samples=1)
         config = DataConfig(source=source, augment=augment, augment_on=place, workers=0)
         tokenize = lambda captions: torch.zeros(len(captions), 1, dtype=torch.int64)  # noqa: E731
