@@ -17,6 +17,7 @@ from mmclip_data.loading.opening import SHARDS_COUNTED, Opened, name_of
 from mmclip_data.loading.order import Draws, Order
 from mmclip_data.loading.promised_counts import broken_promises
 from mmclip_data.loading.sources import IndexedTars, Source, picture_of
+from mmclip_data.shards.losses import lost_before
 from mmclip_data.shards.names import IMAGE_EXTENSIONS
 
 
@@ -33,6 +34,9 @@ def refuse_unusable(opened: Opened, max_bad_fraction: float) -> list[str]:
     for part in parts:
         if isinstance(part.source, IndexedTars):
             _count_members(part.source, part.captions, max_bad_fraction)
+            odd += lost_before(
+                [(str(tar), index) for tar, index in zip(part.source.tars, part.source.indexes, strict=True)]
+            )
             odd += broken_promises(part.source)
         _read_some(part.source, part.captions)
     return odd

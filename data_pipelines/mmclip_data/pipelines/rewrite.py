@@ -19,6 +19,7 @@ from mmclip_data.shards.columns import FORMAT_VERSION, ShardIndex
 from mmclip_data.shards.expand import expand_shards
 from mmclip_data.shards.index import index_path, open_index
 from mmclip_data.shards.indexing import index_shards
+from mmclip_data.shards.losses import lost_before
 from mmclip_data.shards.read import ShardReader
 
 ROWS_IN_PIECE = 64
@@ -177,7 +178,12 @@ def rewrite(
         track=track,
     )
     counts = {"samples read": len(rows), "samples written": written.num_samples, "shards": len(written.paths)}
-    return JobReport(config.output, counts, written.dropped, written.notes)
+    return JobReport(
+        config.output,
+        counts,
+        written.dropped,
+        [*written.notes, *lost_before([*zip(inputs.names, inputs.indexes, strict=True)])],
+    )
 
 
 def _refuse_equal_keys(inputs: Inputs, rows: Rows) -> None:

@@ -280,3 +280,13 @@ def test_unfinished_parts_can_be_kept_and_missing_samples_are_told(tmp_path: Pat
         path.unlink()
     with pytest.raises(UserError, match="3 parts in format webdataset, none with its NAME_stats.json"):
         make_img2dataset(Img2datasetConfig(source=tmp_path / "in", output=tmp_path / "x"))
+
+
+def test_what_is_counted_by_parts_names_the_parts(tmp_path: Path) -> None:
+    download(tmp_path / "in", "files")
+    report = make_img2dataset(Img2datasetConfig(source=tmp_path / "in", output=tmp_path / "out", workers=1))
+    (line,) = [line for line in report.lines() if "failed to download" in line]
+    assert line == "dropped 2 (failed to download, before mmclip): 1 in 00000, 1 in 00001"
+    (tmp_path / "in/00000_stats.json").write_text("[]")
+    with pytest.raises(UserError, match=r"00000_stats\.json: not the statistics of img2dataset"):
+        make_img2dataset(Img2datasetConfig(source=tmp_path / "in", output=tmp_path / "other", workers=1))

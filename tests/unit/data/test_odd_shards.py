@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from mmclip.errors import BadSampleError, UserError
+from mmclip_data.loading.census import refuse_unusable
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.sources import IndexedTarsConfig
+from mmclip_data.pipelines.filter import FilterConfig, make_filter
 from mmclip_data.pipelines.stats import StatsConfig, shard_stats
-from mmclip_data.shards import ShardWriter, build_index, index_path
+from mmclip_data.shards import ShardWriter, build_index, index_path, index_shards
 from mmclip_data.testing.shard_faults import make_shard
 from mmclip_launch.cli import dispatch, run_verb
 
@@ -90,3 +92,20 @@ def test_stats_tell_how_many_samples_have_each_measure(tmp_path: Path) -> None:
     lines = shard_stats(StatsConfig(shards=(str(tmp_path),))).lines()
     counts = {line.partition(" (")[0]: line[22:32].strip() for line in lines[2:]}
     assert counts == {"short side": "4", "long side": "4", "aspect": "4", "picture": "5", "caption": "1"}
+
+
+def test_what_a_shard_had_lost_before_is_told_by_jobs_and_runs(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tars = [tmp_path / "in" / f"{number}.tar" for number in range(2)]
+    tars[0].write_bytes(SHARD.raw[: SHARD.members[-1].data + 1])
+    tars[1].write_bytes(make_shard(4, seed=3).raw)
+    assert [shard.error for shard in index_shards(tars, salvage=True)] == [None, None]
+    told = "1 of 2 shards were damaged before they were indexed: 1 samples known to be incomplete"
+    config = FilterConfig(
+        shards=(str(tmp_path / "in"),), output=tmp_path / "out", where="width > 1", workers=1, keys="number"
+    )
+    assert [note for note in make_filter(config).notes if note.startswith(f"{told} (0.tar/000007)")]
+    opened = open_source(IndexedTarsConfig(shards=str(tmp_path / "in")), None)
+    assert [line for line in refuse_unusable(opened, 0.01) if line.startswith(f"{told} ({tars[0]}/000007)")]
+    opened = open_source(IndexedTarsConfig(shards=str(tars[1])), None)
+    assert refuse_unusable(opened, 0.01) == []
