@@ -89,5 +89,7 @@ def choose_captions(
 
 def listed(columns: Sequence[str]) -> str:
     """The first columns by name."""
+    if not columns:
+        return "(there is no other)"
     more = f" and {len(columns) - 12} more" if len(columns) > 12 else ""
     return ", ".join(repr(column) for column in columns[:12]) + more
