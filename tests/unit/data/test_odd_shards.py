@@ -9,9 +9,11 @@ from mmclip_data.loading.census import refuse_unusable
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.sources import IndexedTarsConfig
+from mmclip_data.pipelines.dedup import DedupConfig, make_dedup
 from mmclip_data.pipelines.filter import FilterConfig, make_filter
 from mmclip_data.pipelines.stats import StatsConfig, shard_stats
 from mmclip_data.shards import ShardWriter, build_index, index_path, index_shards
+from mmclip_data.shards.names import distinct_names
 from mmclip_data.testing.shard_faults import make_shard
 from mmclip_launch.cli import dispatch, run_verb
 
@@ -109,3 +111,32 @@ def test_what_a_shard_had_lost_before_is_told_by_jobs_and_runs(tmp_path: Path) -
     assert [line for line in refuse_unusable(opened, 0.01) if line.startswith(f"{told} ({tars[0]}/000007)")]
     opened = open_source(IndexedTarsConfig(shards=str(tars[1])), None)
     assert refuse_unusable(opened, 0.01) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/0.tar", "x/1.tar"], ["0.tar", "1.tar"]),
+        (["a/0.tar", "b/0.tar", "b/1.tar"], ["a/0.tar", "b/0.tar", "1.tar"]),
+        (["/d/a/train/0.tar", "/d/b/train/0.tar"], ["a/train/0.tar", "b/train/0.tar"]),
+        (["0.tar", "a/0.tar"], ["0.tar", "a/0.tar"]),
+        (["s3://x/0.tar", "s3://y/0.tar"], ["x/0.tar", "y/0.tar"]),
+        (["same", "same"], ["same", "same"]),
+    ],
+)
+def test_shards_of_one_name_are_told_apart_by_their_folders(paths: list[str], names: list[str]) -> None:
+    assert distinct_names(paths) == names
+
+
+def test_samples_of_shards_of_one_name_have_ids_of_their_own(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with ShardWriter(tmp_path / name / "train", "0.tar", samples_per_shard=None) as writer:
+            writer.add("s0", {"jpg": JPEG, "txt": name.encode()})
+    parts = f"{tmp_path}/a/train::{tmp_path}/b/train"
+    source = open_source(IndexedTarsConfig(shards=parts), None).source
+    assert [source.sample_id(shard, 0) for shard in (0, 1)] == ["train/a/train/0.tar/s0", "train/b/train/0.tar/s0"]
+    assert source.read(1, 0)["__id__"] == "train/b/train/0.tar/s0"
+    config = DedupConfig(shards=(parts,), output=tmp_path / "out", workers=1, keys="number")
+    assert make_dedup(config).dropped.names == {
+        "picture has the same bytes": ["b/train/0.tar/s0 (of a/train/0.tar/s0)"]
+    }
