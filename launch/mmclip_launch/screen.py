@@ -34,10 +34,10 @@ class Screen:
         """One line about what goes wrong with the training itself, above the bar."""
         self.console.print(f"alarm: {message}", style="bold red", markup=False)
 
-    def show(self, renderable: object) -> None:
+    def show(self, renderable: object, wrap: bool = True) -> None:
         """A table or another drawing, on standard output, where a pipe may read it."""
         if not self.console.quiet:
-            Output(highlight=False).print(renderable)
+            Output(highlight=False).print(renderable, soft_wrap=not wrap)
 
     def track(self, work: Iterable[Item], total: int, name: str) -> Iterator[Item]:
         """Hand on each piece of `work`, with a bar and the time left where the output is a terminal."""

@@ -35,6 +35,7 @@ from mmclip.training.optim import build_optimizer
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.build import build_loader
+from mmclip_data.loading.on_device import finish_on_device
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_eval.result import EvalResult
@@ -88,7 +89,9 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
             evaluation = partial(evaluate_now, config, run.step.trained.judged, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
-            batches = run.loader.batches(DataPosition(progress.samples_seen))
+            batches = finish_on_device(
+                run.loader.batches(DataPosition(progress.samples_seen)), config.data, run.step.module.towers.spec, accelerator.device
+            )
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)

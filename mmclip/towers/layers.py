@@ -28,7 +28,7 @@ STEM = (
 def image_depths(backbone: Any) -> dict[str, int]:
     """Blocks between each parameter of the image tower and its top: 0 for projection and last norm, 1 for the last block.
 
-    A timm tower is divided as timm divides it.
+    The trunk of a timm tower is divided as timm divides it, below the head of open_clip.
 
     Raises:
         UserError: the tower has no blocks that are known by name.
@@ -42,7 +42,7 @@ def image_depths(backbone: Any) -> dict[str, int]:
     groups = group_parameters(trunk, trunk.group_matcher())
     top = max(groups)
     depths = {f"visual.{name}": 0 for name, _ in tower.named_parameters()}  # the head above the trunk
-    return depths | {f"visual.trunk.{name}": top - layer for layer, names in groups.items() for name in names}
+    return depths | {f"visual.trunk.{name}": top - layer + 1 for layer, names in groups.items() for name in names}
 
 
 def text_depths(backbone: Any) -> dict[str, int]:

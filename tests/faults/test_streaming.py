@@ -278,7 +278,7 @@ def test_standard_input_is_read_once_and_its_end_is_an_error(shards: Path, monke
 @pytest.mark.parametrize("where", ["nowhere/{00..03}.tar", "empty"])
 def test_a_wrong_path_is_an_error_before_anything_is_read(where: str, tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"names no shard|nothing at"):
+    with pytest.raises(UserError, match=r"names no shard|nothing at|no \.tar in the folder"):
         refuse_unusable_stream(config_of(str(tmp_path / where)), None, 1)
 
 

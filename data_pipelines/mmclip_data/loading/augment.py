@@ -5,7 +5,7 @@ A view is cropped and resized from the picture, then flipped, recoloured, blurre
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -108,6 +108,14 @@ def views_of(spec: ImageSpec, first: AugmentConfig, further: tuple[ViewConfig, .
     for view in further:
         settings += [(spec.size if view.size is None else (view.size, view.size), view.augment)] * view.copies
     return [View(number, size, augment) for number, (size, augment) in enumerate(settings)]
+
+
+def crop_alone(view: View) -> View:
+    """The view as the loader makes it where a device does the rest."""
+    config = view.augment
+    return replace(
+        view, augment=AugmentConfig(crop_area=config.crop_area, crop_aspect=config.crop_aspect, pad=config.pad)
+    )
 
 
 def augment(

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from mmclip.errors import BadSampleError, UserError
+from mmclip_data.loading.caption_fields import SAMPLES_READ, some_places, spread, table_of
 from mmclip_data.loading.captions import captions_of, members_of
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.mixture import Mixture
 from mmclip_data.loading.mixture_order import MixtureOrder
-from mmclip_data.loading.opening import SAMPLES_READ, SHARDS_COUNTED, Opened, name_of, some_places, spread
+from mmclip_data.loading.opening import SHARDS_COUNTED, Opened, name_of
 from mmclip_data.loading.order import Draws, Order
 from mmclip_data.loading.promised_counts import broken_promises
 from mmclip_data.loading.sources import IndexedTars, Source, picture_of
+from mmclip_data.shards.losses import lost_before
 from mmclip_data.shards.names import IMAGE_EXTENSIONS
 
 
@@ -32,6 +34,9 @@ def refuse_unusable(opened: Opened, max_bad_fraction: float) -> list[str]:
     for part in parts:
         if isinstance(part.source, IndexedTars):
             _count_members(part.source, part.captions, max_bad_fraction)
+            odd += lost_before(
+                [(str(tar), index) for tar, index in zip(part.source.tars, part.source.indexes, strict=True)]
+            )
             odd += broken_promises(part.source)
         _read_some(part.source, part.captions)
     return odd
@@ -77,8 +82,22 @@ def _count_members(source: IndexedTars, captions: Sequence[str], max_bad_fractio
         f"data: {'no sample is' if not usable else f'only {usable:,} samples are'} left after filtering: of {total:,} "
         f"samples in {where} (first: {source.tars[0]}) {pictures:,} have a picture ({', '.join(IMAGE_EXTENSIONS)}) and "
         f"{wanted}; expected both in {'each' if not max_bad_fraction else f'all but {max_bad_fraction:.0%}'}; members "
-        f"there: {_list(members)}. Name the right member in data.captions, or take the others out of the shards"
+        f"there: {_list(members)}{_keys_of_json(source) if members['json'] else ''}. Name the right member in "
+        "data.captions, or take the others out of the shards"
     )
+
+
+def _keys_of_json(source: IndexedTars) -> str:
+    """What `json:KEY` could name instead; the source is not used again."""
+    source.restrict({"json"})
+    for place in some_places(source.shard_sizes.tolist(), SAMPLES_READ):
+        try:
+            table = table_of(source.read(*place))
+        except BadSampleError:
+            continue
+        if table:
+            return f"; keys of json: {', '.join(map(str, list(table)[:8]))}"
+    return ""
 
 
 def _list(members: Counter[str]) -> str:

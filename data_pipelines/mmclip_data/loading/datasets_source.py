@@ -7,7 +7,6 @@ It runs no code of a data set: what is not data files is refused.
 import contextlib
 import io
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 
 from mmclip.config import config
 from mmclip.errors import BadSampleError, MachineError, UserError
-from mmclip_data.pipelines.columns import CAPTION_NAMES, LABEL_NAMES, PICTURE_NAMES, choose, listed
+from mmclip_data.pipelines.columns import CAPTION_NAMES, LABEL_NAMES, NUMBERED, PICTURE_NAMES, choose, listed
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 ROWS_IN_SHARD = 256
 """Rows that the order moves together: enough to read neighbours, few enough to mix a set that is sorted by class."""
 ROWS_AT_ONCE = 4096
-NUMBERED = re.compile(r"(caption|text|sentence)s?[_-]?\d+$", re.IGNORECASE)
 
 
 @config

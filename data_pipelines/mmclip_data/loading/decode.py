@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmclip.errors import BadSampleError
 from mmclip.preprocess import RESAMPLING, to_rgb
@@ -159,6 +159,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             return to_rgb(image)
     except (BadSampleError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # whose own words hold an address, another one at each replay
+        raise BadSampleError(
+            f"picture of {len(data)} bytes: UnidentifiedImageError: not a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        ) from error
     except Exception as error:  # Pillow's decoders raise some ten kinds, SyntaxError and struct.error among them
         raise BadSampleError(f"picture of {len(data)} bytes: {type(error).__name__}: {error}") from error
 

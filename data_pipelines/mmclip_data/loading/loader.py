@@ -21,7 +21,7 @@ from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.assemble import Assemble, Filler, Tokenize
-from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, fill_view, views_of
+from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, crop_alone, fill_view, views_of
 from mmclip_data.loading.captions import captions_of, choose_caption
 from mmclip_data.loading.decode import PillowPicture, open_picture
 from mmclip_data.loading.describe import describe
@@ -50,6 +50,9 @@ class DataConfig:
     """What happens to a training picture."""
     views: tuple[ViewConfig, ...] = ()
     """Further views of each picture, for objectives that compare views; without any there is just the one."""
+    augment_on: Literal["loader", "device"] = "loader"
+    """Where flips, colours, blur and solarising happen: in the loader, sample by sample, or on the model's device, batch by
+    batch, with draws of their own. The crop is always the loader's."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     """How strongly the order is shuffled."""
     loader: Literal["threads", "processes"] = "processes"
@@ -103,6 +106,12 @@ class Decode:
         return prepared
 
 
+def loader_views(spec: ImageSpec, config: DataConfig) -> tuple[View, ...]:
+    """The views that the loader makes; those that a device finishes are only cropped."""
+    views = views_of(spec, config.augment, config.views)
+    return tuple(views if config.augment_on == "loader" else map(crop_alone, views))
+
+
 class TrainLoader:
     """Endless batches of a run from any position; its whole state is that position.
 
@@ -135,7 +144,7 @@ class TrainLoader:
         self.opened = open_source(config.source, config.captions)
         self.source = self.opened.source
         self.plan = order_of(self.source, config.plan, seed)
-        self.views = tuple(views_of(spec, config.augment, config.views))
+        self.views = loader_views(spec, config)
         self.maps = (Decode(spec, self.opened.captions, seed, self.views), *maps)
         self.fingerprint = self.plan.fingerprint(self.source.fingerprint)
         """Names the order of samples: a resumed run must find the same one."""

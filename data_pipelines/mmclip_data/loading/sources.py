@@ -14,7 +14,7 @@ from mmclip.errors import BadSampleError, UserError
 from mmclip.randomness import Stream, words
 from mmclip_data.shards.columns import ShardIndex
 from mmclip_data.shards.index import OnDamage
-from mmclip_data.shards.names import IMAGE_EXTENSIONS
+from mmclip_data.shards.names import IMAGE_EXTENSIONS, distinct_names
 from mmclip_data.shards.read import ShardReader
 from mmclip_data.stores import CacheConfig, Place, RemoteReader, expand_places, open_indexes
 
@@ -99,7 +99,10 @@ class IndexedTars:
             for tar, index in zip(tars, indexes, strict=True)
         ]
         self._urls = [str(tar) for tar in tars]
-        self._prefixes = [f"{name}/{tar.name}/" for tar in tars]
+        names = [tar.name for tar in tars]
+        if len(set(names)) < len(names):  # `a/0.tar` and `b/0.tar`
+            names = distinct_names(self._urls)
+        self._prefixes = [f"{name}/{shard}/" for shard in names]
         self._sizes = np.array([index.num_samples for index in indexes], dtype=np.int64)
         self._fingerprint = xxhash.xxh3_128_hexdigest("".join(index.fingerprint for index in indexes).encode())
 

@@ -32,6 +32,7 @@ from mmclip_data.loading.strict_tar import Readable, StrictTar, unpacked
 from mmclip_data.loading.watchdog import Whereabouts
 from mmclip_data.shards.headers import TarDamage
 from mmclip_data.shards.index import SUFFIX, load_index
+from mmclip_data.shards.names import distinct_names
 from mmclip_data.stores.urls import public
 
 BAD_IN_A_ROW = 100
@@ -169,6 +170,7 @@ class StreamedSource(IterableDataset):
         self.workers = min(workers, 0 if STDIN in self.names else len(self.names) // layout.world_size)
         """The processes that have a shard each; standard input is read by the training process itself."""
         self.counts = ShardCounts([public(name) for name in self.names], self.workers)
+        self.short_names = distinct_names(self.counts.names)
         self.lost: deque[tuple[str, str]] = deque()
         """What was lost and why, to be reported with the samples that come next."""
         self.watch: Whereabouts | None = None
@@ -222,7 +224,7 @@ class StreamedSource(IterableDataset):
 
     def _shard(self, shard: int) -> Iterator[dict[str, Any]]:
         shown = self.counts.names[shard]
-        short = f"{shown.split()[0]}#{shard}" if shown.startswith(PIPE) else shown.rpartition("/")[2]
+        short = f"{shown.split()[0]}#{shard}" if shown.startswith(PIPE) else self.short_names[shard]
         self.counts.add(shard, reads=1)
         if self.watch is not None:
             self.watch.note(shard)

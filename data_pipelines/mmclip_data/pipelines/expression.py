@@ -38,8 +38,6 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "startswith": (2, lambda text, start: _text(text).startswith(_text(start))),
     "matches": (2, lambda text, pattern: re.search(_text(pattern), _text(text)) is not None),
 }
-TABLES = ("json", "parquet")
-"""`json.width` names the field of the JSON member where `width` is the picture's own."""
 Lookup = Callable[[str], Any]
 
 
@@ -82,8 +80,8 @@ class Condition:
             return set()
         if isinstance(tree, ast.Name):
             return {tree.id}
-        if isinstance(tree, ast.Attribute) and isinstance(tree.value, ast.Name) and tree.value.id in TABLES:
-            return {f"{tree.value.id}.{tree.attr}"}
+        if isinstance(tree, ast.Attribute) and _is_path(tree):
+            return {ast.unparse(tree)}
         return {name for part in self._parts(tree) for name in self._fields(part)}
 
     def _parts(self, tree: ast.expr) -> list[ast.expr]:
@@ -103,6 +101,11 @@ class Condition:
             f"where={self.text!r}: {ast.unparse(tree)!r} is not understood; expected fields, numbers, texts, comparisons, "
             f"and, or, not, + - * / // %, 'is None', and {', '.join(f'{name}()' for name in FUNCTIONS)}"
         )
+
+
+def _is_path(tree: ast.expr) -> bool:
+    """`meta.score`, the field of a table within a table."""
+    return isinstance(tree, ast.Name) or (isinstance(tree, ast.Attribute) and _is_path(tree.value))
 
 
 def _is_known(call: ast.Call) -> bool:

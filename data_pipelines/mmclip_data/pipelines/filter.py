@@ -17,6 +17,7 @@ import numpy as np
 
 from mmclip.config import config
 from mmclip.errors import BadSampleError, UserError
+from mmclip_data.loading.caption_fields import fields_of_shards
 from mmclip_data.loading.captions import captions_of, members_of
 from mmclip_data.pipelines.caption_rules import CaptionRules
 from mmclip_data.pipelines.expression import Condition, MissingFieldError, field_of
@@ -43,8 +44,8 @@ class FilterConfig(RewriteConfig):
     """A DataComp subset file (.npy of u8,u8): only samples whose `uid` is in it."""
     uid_field: str = "uid"
     """The field of the json (or Parquet) that `uids` looks up."""
-    captions: tuple[str, ...] = ("txt", "text", "caption")
-    """Where captions are, as in a run file's `data.captions`."""
+    captions: tuple[str, ...] | None = None
+    """Where captions are, as in a run file's `data.captions`; default: where a run without that would look."""
     caption: CaptionRules = field(default_factory=CaptionRules)
     """Rules that each caption of a sample must keep."""
 
@@ -69,7 +70,7 @@ class _Sample:
         table, dot, path = name.partition(".")
         if dot and table in ("json", "parquet"):
             return field_of(self.json if table == "json" else self.parquet, path)
-        return field_of(self.json if name in self.json else self.parquet, name)
+        return field_of(self.json if table in self.json else self.parquet, name)
 
     @cached_property
     def members(self) -> dict[str, bytes]:
@@ -221,9 +222,10 @@ def make_filter(config: FilterConfig, track: Track = quiet) -> JobReport:
     uids = UidSubset.load(config.uids) if config.uids else None
     inputs = open_inputs(config, track)
     keep = config.keys == "keep"
-    work = _Filter(inputs, where, uids, config.uid_field, config.captions, config.caption, keep)
+    captions = fields_of_shards(inputs.readers) if config.captions is None else config.captions
+    work = _Filter(inputs, where, uids, config.uid_field, captions, config.caption, keep)
     _try_fields(work)
-    facts = {"uids": uids.fingerprint if uids else None}
+    facts = {"uids": uids.fingerprint if uids else None, "captions": list(captions)}
     rows = np.arange(len(inputs))
     report = rewrite("filter", config, inputs, rows, work, track, **facts)
     if uids is not None:

@@ -3,29 +3,33 @@
     mmclip shards make folder --source photos --output data/photos
 
 Two kinds of folder are understood. `class-folders`: `cat/1.jpg`, the folder's name is the class and the caption.
-`captions`: `1.jpg` with `1.txt` (a caption a line) or `1.json` ("caption" or "captions"). A top level of `train/` and
-`test/` gives two splits.
+`captions`: `1.jpg` with `1.txt`, `1.text` or `1.caption` (a caption a line), or else `1.json` ("caption" or "captions"), which
+is kept as the sample's `json`. A top level of `train/` and `test/` gives two splits.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import xxhash
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_data.loading.caption_fields import JSON_KEYS
 from mmclip_data.pipelines.job import Dropped, Job, Kept, Outcome, Track, Written, quiet, write_shards
 from mmclip_data.pipelines.job.journal import DROPPED, JOURNAL
 from mmclip_data.pipelines.layout import checked_templates, write_lines
-from mmclip_data.pipelines.pairs import too_large, undecodable
+from mmclip_data.pipelines.pairs import EXTENSIONS, plain, too_large, undecodable
 from mmclip_data.pipelines.report import MakeReport, prepare_output
+from mmclip_data.shards.pictures import look_at
 
 MAGIC = {".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF"}
 OTHER_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jxl", ".svg", ".ppm")
-CAPTION_FILES = (".txt", ".json")
+TEXT_FILES, FACTS = (".txt", ".text", ".caption"), ".json"
+CAPTION_FILES = (*TEXT_FILES, FACTS)
 SPLITS = ("train", "test")
 ITEMS_IN_PIECE = 64
 OTHER_SPLITS = ("val", "valid", "validation", "dev")
@@ -62,6 +66,8 @@ class _Sample:
     image: Path
     captions: tuple[str, ...]
     label: int | None
+    facts: Path | None = None
+    """A JSON file that goes with it."""
 
 
 @dataclass
@@ -73,6 +79,19 @@ class _Split:
     files: list[Path]
     samples: list[_Sample] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def texts(self) -> dict[Path, dict[str, Path]]:
+        """By path without its ending: the caption files there, by their endings in lower case."""
+        found: dict[Path, dict[str, Path]] = {}
+        for path in self.files:
+            if path.suffix.lower() in CAPTION_FILES and path.is_file():
+                found.setdefault(path.with_suffix(""), {}).setdefault(path.suffix.lower(), path)
+        return found
+
+    def beside(self, image: Path) -> dict[str, Path]:
+        """The caption files of an image."""
+        return self.texts.get(image.with_suffix(""), {})
 
     def skip(self, reason: str, path: Path) -> None:
         self.skipped.setdefault(reason, []).append(str(path.relative_to(self.source)))
@@ -109,7 +128,8 @@ def make_folder(config: FolderConfig, track: Track = quiet) -> MakeReport:
         for reason, names in split.skipped.items():
             skipped[reason] = (*skipped.get(reason, ()), *names)
     found = "found" if config.kind == "auto" else "as asked"
-    return MakeReport(config.output, counts, tuple(files), skipped, (f"captions from: {kind} ({found})",))
+    notes = dict.fromkeys(note for split in written.values() for note in split.notes)
+    return MakeReport(config.output, counts, tuple(files), skipped, (f"captions from: {kind} ({found})", *notes))
 
 
 def _check_places(config: FolderConfig) -> None:
@@ -147,7 +167,7 @@ def _walk(folder: Path) -> list[Path]:
 def _detect_kind(splits: dict[str, _Split]) -> Kind:
     """Caption files beside images mean captions; otherwise images in subfolders mean classes."""
     images = [(split, path) for split in splits.values() for path in split.files if path.suffix.lower() in MAGIC]
-    paired = sum(1 for _, path in images if any(path.with_suffix(suffix).is_file() for suffix in CAPTION_FILES))
+    paired = sum(bool(split.beside(path)) for split, path in images)
     in_folders = sum(1 for split, path in images if path.parent != split.folder)
     if paired:
         return "captions"
@@ -200,7 +220,7 @@ def _collect(split: _Split, kind: Kind, class_names: list[str]) -> None:
             split.skip("neither image nor caption", path)
     if kind == "captions":
         for path in split.files:
-            if path.suffix.lower() in CAPTION_FILES and path not in captioned:
+            if path.suffix.lower() in CAPTION_FILES and path.is_file() and path not in captioned:
                 split.skip("caption without an image, or a second caption file", path)
 
 
@@ -218,35 +238,51 @@ def _image_problem(path: Path, suffix: str) -> str | None:
 
 
 def _add_captioned(split: _Split, image: Path) -> set[Path]:
-    """Add the image with its caption, or the reason why it has none; returns the caption file that was used."""
-    source = next((image.with_suffix(suffix) for suffix in CAPTION_FILES if image.with_suffix(suffix).is_file()), None)
+    """Add the image with its caption, or the reason why it has none; returns the caption files that were used."""
+    files = split.beside(image)
+    source = next((files[ending] for ending in CAPTION_FILES if ending in files), None)
     if source is None:
         split.skip("image without a caption", image)
         return set()
+    facts = files.get(FACTS)
     try:
         captions = _read_captions(source)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         split.skip(f"caption file cannot be read ({type(error).__name__})", image)
         return {source}
+    if facts not in (None, source) and _read_facts(facts) is None:
+        split.skip("json beside a caption cannot be read", facts)
+        facts, used = None, {source, facts}
+    else:
+        used = {source, *([facts] if facts else [])}
     if captions:
-        split.samples.append(_Sample(image, captions, None))
+        split.samples.append(_Sample(image, captions, None, facts))
     else:
         split.skip("empty caption", image)
-    return {source}
+    return used
 
 
 def _read_captions(path: Path) -> tuple[str, ...]:
-    """Captions of a `.txt` (one a line) or a `.json` ("caption": text, or "captions": list of texts)."""
+    """Captions of a text (one a line) or of a `.json` ("caption": text, or "captions": list of texts)."""
     text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".txt":
+    if path.suffix.lower() != FACTS:
         captions = text.splitlines()
     else:
         facts = json.loads(text)
-        captions = facts.get("captions") or facts.get("caption") if isinstance(facts, dict) else None
-        captions = [captions] if isinstance(captions, str) else captions or []
+        found = next((facts[key] for key in JSON_KEYS if facts.get(key)), []) if isinstance(facts, dict) else []
+        captions = [found] if isinstance(found, str) else found
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             raise TypeError("expected text or a list of texts")
     return tuple(" ".join(caption.split()) for caption in captions if caption.strip())
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is none."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def _write(config: FolderConfig, name: str, split: _Split, kind: Kind, track: Track) -> Written:
@@ -296,9 +332,10 @@ class _Items:
             if isinstance(entry, Dropped):
                 facts = list(entry)
             else:
-                status = entry.image.stat()
-                image = str(entry.image.relative_to(self.source))
-                facts = [image, *entry.captions, str(entry.label), str(status.st_size), str(status.st_mtime_ns)]
+                facts = [str(entry.image.relative_to(self.source)), *entry.captions, str(entry.label)]
+                for path in (entry.image, *([entry.facts] if entry.facts else [])):
+                    status = path.stat()
+                    facts += [str(status.st_size), str(status.st_mtime_ns)]
             digest.update("\n".join(facts).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
@@ -318,10 +355,10 @@ class _Read:
         problem = too_large(picture) or (undecodable(picture) if self.decode else None)
         if problem:
             return Dropped(str(sample.image.relative_to(self.source)), *problem)
-        members = {
-            sample.image.suffix.lower().removeprefix("."): picture,
-            "txt": "\n".join(sample.captions).encode(),
-        }
+        members = {EXTENSIONS[look_at(picture).format]: picture, "txt": "\n".join(sample.captions).encode()}
+        facts = _read_facts(sample.facts) if sample.facts else None
+        if facts:
+            members["json"] = json.dumps(plain(facts), ensure_ascii=False).encode(errors="backslashreplace")
         return Kept(members if sample.label is None else members | {"cls": str(sample.label).encode()})
 
 

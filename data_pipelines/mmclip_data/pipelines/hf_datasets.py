@@ -9,19 +9,19 @@ caption. Every other column goes into the sample's `json`. Needs the extra: pip 
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_data.pipelines.columns import CAPTION_NAMES, LABEL_NAMES, PICTURE_NAMES, choose, listed
+from mmclip_data.pipelines.columns import LABEL_NAMES, PICTURE_NAMES, choose, choose_captions, listed
 from mmclip_data.pipelines.job import Dropped, Job, JobReport, Outcome, Track, quiet, write_shards
 from mmclip_data.pipelines.job.report import Tally
 from mmclip_data.pipelines.job.writing import settings_of
 from mmclip_data.pipelines.layout import checked_templates, write_lines
-from mmclip_data.pipelines.pairs import Pair, outcome, texts_of
+from mmclip_data.pipelines.pairs import Pair, outcome, picture_of_cell, texts_of
 
 ROWS_IN_PIECE = 64
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "validation", "val", "dev")
@@ -92,6 +92,8 @@ class _Rows:
     dataset: Any
     columns: _Columns
     name: str
+    root: Path
+    """Where relative paths of pictures begin."""
     decode: bool
 
     def __len__(self) -> int:
@@ -121,17 +123,8 @@ class _Rows:
         facts = {
             column: value for column, value in cells.items() if column not in used and not isinstance(value, bytes)
         }
-        return Pair(name, _picture(name, cells[columns.image]), tuple(captions), facts, label)
-
-
-def _picture(name: str, cell: Any) -> Path | bytes | Dropped:
-    """The bytes as they are stored, or the file that holds them."""
-    if isinstance(cell, bytes):
-        return cell
-    if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
-        return cell["bytes"]
-    path = cell.get("path") if isinstance(cell, Mapping) else cell
-    return Path(path) if isinstance(path, str) and path else Dropped(name, "no picture in the row")
+        picture, _ = picture_of_cell(name, cells[columns.image], self.root)
+        return Pair(name, picture, tuple(captions), facts, label)
 
 
 def make_datasets(config: DatasetsConfig, track: Track = quiet) -> JobReport:
@@ -151,7 +144,7 @@ def make_datasets(config: DatasetsConfig, track: Track = quiet) -> JobReport:
         if names and columns.class_names != names:
             raise UserError(f"{where}: its classes are not those of the other split")
         names = columns.class_names
-        rows = _Rows(_undecoded(dataset, columns), columns, name, config.decode)
+        rows = _Rows(_undecoded(dataset, columns), columns, name, _root(Path(config.source)), config.decode)
         unimportant = ("source", "cache", "templates", "image_column", "caption_columns", "label_column")
         job = Job("make datasets", settings_of(config, unimportant) | columns.facts, _fingerprint(rows.dataset))
         written = write_shards(
@@ -169,6 +162,11 @@ def make_datasets(config: DatasetsConfig, track: Track = quiet) -> JobReport:
         notes = [_told(columns), *written.notes]
     _write_classes(config.output, names, templates)
     return JobReport(config.output, counts, dropped, notes)
+
+
+def _root(source: Path) -> Path:
+    """The folder of a file, or the folder itself, as for a table and for training."""
+    return source.parent if source.is_file() else source
 
 
 def _write_classes(output: Path, names: tuple[str, ...], templates: tuple[str, ...]) -> None:
@@ -270,12 +268,8 @@ def _columns(config: DatasetsConfig, dataset: Any, where: str) -> _Columns:
     label = choose("label_column", label, rest if label else numbers, LABEL_NAMES, where, required=False)
     class_names = tuple(features[label].names) if label in labels else ()
     texts = [name for name in rest if _is_text(features[name])]
-    wanted: Sequence[str | None] = config.caption_columns or (None,)
-    found = [
-        choose("caption_columns", name, rest if name else texts, CAPTION_NAMES, where, not class_names)
-        for name in wanted
-    ]
-    return _Columns(image, tuple(name for name in found if name is not None), label, class_names)
+    captions = choose_captions(config.caption_columns, rest, texts, where, not class_names)
+    return _Columns(image, captions, label, class_names)
 
 
 def _is_text(feature: Any) -> bool:

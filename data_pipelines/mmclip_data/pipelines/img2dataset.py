@@ -26,6 +26,7 @@ from mmclip_data.pipelines.pairs import Pair, outcome
 from mmclip_data.pipelines.rewrite import CHANGED
 from mmclip_data.pipelines.table_rows import HINT
 from mmclip_data.shards.indexing import index_shards
+from mmclip_data.shards.losses import lost_before
 from mmclip_data.shards.names import IMAGE_EXTENSIONS
 from mmclip_data.shards.read import ShardReader
 
@@ -159,17 +160,20 @@ def make_img2dataset(config: Img2datasetConfig, track: Track = quiet) -> JobRepo
         track=track,
     )
     write_lines(config.output / "dataset_type.txt", ["retrieval"])
-    statistics = _statistics(finished)
+    statistics = [_statistics(place) for place in finished]
     dropped = written.dropped
     for reason in FAILED:
-        if statistics.get(reason):
-            dropped.count(f"{reason.replace('_', ' ')}, before mmclip", statistics[reason], [config.source.name])
+        failed = {place.name: facts[reason] for place, facts in zip(finished, statistics, strict=True) if facts[reason]}
+        if failed:
+            names = [f"{count:,} in {name}" for name, count in failed.items()]
+            dropped.count(f"{reason.replace('_', ' ')}, before mmclip", sum(failed.values()), names)
     left_out = [place.name for place in places if place not in taken]
     if left_out:
         dropped.count(NOT_FINISHED, len(left_out), left_out)
     counts = {"parts": len(taken), "samples found": len(samples), f"{config.split} samples": written.num_samples}
-    notes = [f"format {kind}", *written.notes]
-    expected = statistics.get("successes", 0)
+    indexes = [(part.path.name, part.reader.index) for part in parts if part.reader is not None]
+    notes = [f"format {kind}", *written.notes, *lost_before(indexes)]
+    expected = sum(facts["successes"] for facts in statistics)
     if config.unfinished == "skip" and expected != len(samples):
         notes.append(f"the statistics say {expected:,} downloads succeeded, {len(samples):,} samples are there")
     return JobReport(written.folder, counts, dropped, notes)
@@ -271,17 +275,14 @@ def _picture_column(path: Path, file: Any) -> str:
     return column
 
 
-def _statistics(places: list[Path]) -> dict[str, int]:
-    """The sums of the numbers that img2dataset wrote."""
-    sums: dict[str, int] = {}
-    for place in places:
-        try:
-            facts = json.loads(stats_path(place).read_bytes())
-        except ValueError as error:
-            raise UserError(f"{stats_path(place)}: not JSON ({error})") from error
-        for name in ("successes", *FAILED):
-            sums[name] = sums.get(name, 0) + int(facts.get(name, 0))
-    return sums
+def _statistics(place: Path) -> dict[str, int]:
+    """The numbers that img2dataset wrote about a part."""
+    path = stats_path(place)
+    try:
+        facts = json.loads(path.read_bytes())
+        return {name: int(facts.get(name, 0)) for name in ("successes", *FAILED)}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the statistics of img2dataset ({error})") from error
 
 
 def _fingerprint(parts: tuple[_Part, ...]) -> str:

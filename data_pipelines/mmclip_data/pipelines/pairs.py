@@ -104,6 +104,20 @@ def _text(value: Any) -> str | None:
     return None if isinstance(value, bytes | bytearray | memoryview) else str(value)
 
 
+def picture_of_cell(name: str, cell: Any, root: Path) -> tuple[Path | bytes | Dropped, str]:
+    """The picture in a cell (bytes, a path from `root`, or both as `datasets` stores them), and its path where it has one."""
+    if isinstance(cell, Mapping):
+        path = cell.get("path") or ""
+        return (cell["bytes"], path) if isinstance(cell.get("bytes"), bytes) else picture_of_cell(name, path, root)
+    if isinstance(cell, bytes):
+        return cell, ""
+    if not isinstance(cell, str) or not cell.strip():
+        return Dropped(name, "no picture in the row"), ""
+    if "://" in cell:
+        return Dropped(name, "picture is a URL", cell), cell
+    return root / cell.strip(), cell.strip()
+
+
 def texts_of(value: Any) -> tuple[str, ...]:
     """The captions in a cell: a text, a list of texts, or nothing."""
     if isinstance(value, str):

@@ -1,6 +1,6 @@
 """Shards to new shards: what repacking, filtering and deduplication share. The old shards are never changed."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,8 @@ from mmclip_data.shards.columns import FORMAT_VERSION, ShardIndex
 from mmclip_data.shards.expand import expand_shards
 from mmclip_data.shards.index import index_path, open_index
 from mmclip_data.shards.indexing import index_shards
+from mmclip_data.shards.losses import lost_before
+from mmclip_data.shards.names import distinct_names
 from mmclip_data.shards.read import ShardReader
 
 ROWS_IN_PIECE = 64
@@ -137,7 +139,7 @@ def open_inputs(config: RewriteConfig, track: Track) -> Inputs:
         more = f"\n... and {len(damaged) - MAX_ERRORS} more shards" if damaged[MAX_ERRORS:] else ""
         raise UserError("\n".join(damaged[:MAX_ERRORS]) + more)
     readers = tuple(ShardReader(tar, index) for tar, index in indexes.items() if index is not None)
-    return Inputs(readers, _names(tars))
+    return Inputs(readers, tuple(distinct_names([*map(str, tars)])))
 
 
 def _index_of(tar: Path, folder: Path | None) -> ShardIndex | None:
@@ -150,12 +152,6 @@ def _index_of(tar: Path, folder: Path | None) -> ShardIndex | None:
         return None
     index = open_index(tar, folder)
     return index if index.version == FORMAT_VERSION else None
-
-
-def _names(tars: Sequence[Path]) -> tuple[str, ...]:
-    """File names where they differ, so that what a job writes does not depend on where its shards lie."""
-    names = tuple(tar.name for tar in tars)
-    return names if len(set(names)) == len(names) else tuple(map(str, tars))
 
 
 def rewrite(
@@ -177,7 +173,12 @@ def rewrite(
         track=track,
     )
     counts = {"samples read": len(rows), "samples written": written.num_samples, "shards": len(written.paths)}
-    return JobReport(config.output, counts, written.dropped, written.notes)
+    return JobReport(
+        config.output,
+        counts,
+        written.dropped,
+        [*written.notes, *lost_before([*zip(inputs.names, inputs.indexes, strict=True)])],
+    )
 
 
 def _refuse_equal_keys(inputs: Inputs, rows: Rows) -> None:

@@ -78,11 +78,14 @@ class ShardStats:
         """A table in plain text."""
         formats = ", ".join(f"{count:,} {name}" for name, count in self.formats.items())
         lines = [f"{self.samples:,} samples in {self.shards:,} shards; {formats}"]
-        header = "".join(f"{name:>10}" for name in ("least", "5 %", "25 %", "median", "75 %", "95 %", "most"))
+        names = ("samples", "least", "5 %", "25 %", "median", "75 %", "95 %", "most")
+        header = "".join(f"{name:>10}" for name in names)
         lines.append(f"{'':22}{header}")
         for measure in self.measures:
             title = f"{measure.name} ({measure.unit})"
-            lines.append(f"{title:22}" + "".join(f"{_short(value):>10}" for value in measure.quantiles()))
+            # Not every sample has a caption, and a size: how many do belongs to the quantiles.
+            figures = "".join(f"{_short(value):>10}" for value in measure.quantiles())
+            lines.append(f"{title:22}{len(measure.values):>10,}{figures}")
         return lines + ([f"drawn: {self.drawing}"] if self.drawing else [])
 
 
@@ -155,7 +158,10 @@ def draw(stats: ShardStats, kind: str) -> bytes:
         figure = Figure(figsize=(4.5 * columns, 2.2 * rows + 0.4), layout="constrained")
         figure.suptitle(f"{stats.samples:,} samples in {stats.shards:,} shards")
         for number, measure in enumerate(stats.measures):
-            _draw_measure(figure.add_subplot(rows, columns, number + 1), measure)
+            axes = figure.add_subplot(rows, columns, number + 1)
+            _draw_measure(axes, measure)
+            if number % columns == 0:
+                axes.set_ylabel("samples")
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return buffer.getvalue()

@@ -6,18 +6,18 @@ Columns are open_clip's `filepath` and `title`, or guessed from their names, or 
 table's folder. Every other column goes into the sample's `json`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_data.pipelines.columns import CAPTION_NAMES, PICTURE_NAMES, choose
+from mmclip_data.pipelines.columns import PICTURE_NAMES, choose, choose_captions
 from mmclip_data.pipelines.job import Dropped, Job, JobReport, Outcome, Track, quiet, write_shards
 from mmclip_data.pipelines.job.writing import settings_of
 from mmclip_data.pipelines.layout import write_lines
-from mmclip_data.pipelines.pairs import Pair, outcome, texts_of
+from mmclip_data.pipelines.pairs import Pair, outcome, picture_of_cell, texts_of
 from mmclip_data.pipelines.table_rows import BadRow, Row, Table, open_table
 
 ROWS_IN_PIECE = 64
@@ -71,25 +71,12 @@ class _Rows:
         if isinstance(row, BadRow):
             return Pair(name, Dropped(name, row.reason, row.detail), (), {})
         captions = [text for column in self.caption_columns for text in texts_of(row.cells.get(column))]
-        picture, path = self._picture(name, row.cells.get(self.image_column))
+        picture, path = picture_of_cell(name, row.cells.get(self.image_column), self.root)
         facts = {column: value for column, value in row.cells.items() if column not in self.caption_columns}
         facts.pop(self.image_column, None)
         if path:
             facts = {self.image_column: path} | facts
         return Pair(name, picture, tuple(captions), facts)
-
-    def _picture(self, name: str, cell: Any) -> tuple[Path | bytes | Dropped, str]:
-        """The picture, and its path where the table names one."""
-        if isinstance(cell, Mapping):  # as `datasets` stores pictures in Parquet
-            path = cell.get("path") or ""
-            return (cell["bytes"], path) if isinstance(cell.get("bytes"), bytes) else self._picture(name, path)
-        if isinstance(cell, bytes):
-            return cell, ""
-        if not isinstance(cell, str) or not cell.strip():
-            return Dropped(name, "no picture in the row"), ""
-        if "://" in cell:
-            return Dropped(name, "picture is a URL", cell), cell
-        return self.root / cell.strip(), cell.strip()
 
 
 @dataclass(frozen=True)
@@ -123,10 +110,8 @@ def make_table(config: TableConfig, track: Track = quiet) -> JobReport:
     where = f"source={config.source}"
     image_column = choose("image_column", config.image_column, table.columns, PICTURE_NAMES, where)
     rest = [column for column in table.columns if column != image_column]
-    asked = config.caption_columns or (None,)
-    columns = [choose("caption_columns", column, rest, CAPTION_NAMES, where) for column in asked]
+    captions = choose_captions(config.caption_columns, rest, rest, where)
     assert image_column is not None
-    captions = tuple(column for column in columns if column is not None)
     total = sum(1 for _ in table.rows())
     if not total:
         raise UserError(f"{where}: a header ({', '.join(table.columns)}) and no row below it")

@@ -24,10 +24,12 @@ class UidSubset:
         Raises:
             UserError: no such file, or none of that kind.
         """
+        if not path.is_file():
+            raise UserError(f"uids={path}: no such file")
         try:
             ids = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"uids={path}: not a readable .npy file ({error})") from error
+        except (OSError, ValueError, EOFError) as error:  # numpy's own words advise to unpickle it
+            raise UserError(f"uids={path}: not a whole .npy file of numbers") from error
         names = ids.dtype.names or ()
         if len(names) != 2 or ids.ndim != 1 or any(ids.dtype[name] != np.dtype("<u8") for name in names):
             raise UserError(

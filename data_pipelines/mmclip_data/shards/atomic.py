@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,13 +21,32 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of the system within name `path`: writing to a file that is open says no name of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def publish(handle: BinaryIO, temporary: Path, path: Path) -> None:
     """Flush, sync and close `handle`, which wrote `temporary`, then give the file its final name `path`."""
-    handle.flush()
-    os.fsync(handle.fileno())
-    handle.close()
+    with named(path):
+        handle.flush()
+        os.fsync(handle.fileno())
+        handle.close()
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def discard(handle: BinaryIO, temporary: Path) -> None:
+    """Close and remove a file that is not wanted any more; a full disk refuses to flush it, which does not matter."""
+    with suppress(OSError):
+        handle.close()
+    temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -36,8 +55,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary = temporary_name(path)
     handle = temporary.open("wb")
     try:
-        yield handle
+        with named(path):
+            yield handle
         publish(handle, temporary, path)
     finally:
-        handle.close()
-        temporary.unlink(missing_ok=True)
+        discard(handle, temporary)

@@ -74,6 +74,8 @@ def _expand_below(root: Path, pattern: str, part: str) -> list[Path]:
         if not found:
             missing.append(root / name)
     if missing:
+        if missing[0].is_dir():
+            raise UserError(f"shards={part!r}: {_without_tars(missing[0])}")
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more"
         raise UserError(f"shards={part!r}: nothing at {missing[0]}{count}; {_nearest(missing[0])}")
     return shards
@@ -116,6 +118,17 @@ def _expansion_bound(pattern: str) -> int:
         elif character == "}" and entries:
             bound *= entries.pop()
     return bound
+
+
+def _without_tars(folder: Path) -> str:
+    """What a folder holds in place of shards."""
+    entries = sorted(islice(folder.iterdir(), 10_000))
+    inside = [entry.name for entry in entries if entry.is_dir() and any(entry.glob("*.tar"))]
+    if inside:
+        return f"no .tar in {folder} itself, but in {', '.join(f'{name}/' for name in inside[:5])}: name one of those"
+    names = ", ".join(entry.name for entry in entries[:4]) + (", ..." if len(entries) > 4 else "")
+    how = "; `mmclip shards make --help` tells how to make shards of it" if entries else ""
+    return f"no .tar in the folder {folder}: it holds {names or 'nothing'}{how}"
 
 
 def _nearest(path: Path) -> str:

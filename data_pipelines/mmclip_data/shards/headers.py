@@ -91,8 +91,12 @@ def _number(field: bytes) -> int:
         return int.from_bytes(field[1:], "big") - (1 << 8 * (len(field) - 1))
     try:
         return int(field.rstrip(b"\0 ") or b"0", 8)
-    except ValueError:  # something may stand behind the NUL that ends the number
+    except ValueError:
+        pass  # something may stand behind the NUL that ends the number
+    try:
         return int(field.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        raise ValueError("a number in it is none") from None
 
 
 def _text(field: bytes) -> str:

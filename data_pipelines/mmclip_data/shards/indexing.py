@@ -58,7 +58,11 @@ def index_shards(
 
 
 def index_shard(tar: Path, index_folder: Path | None, force: bool, salvage: bool) -> Indexed:
-    """Write the index of one shard, or keep the one that it has."""
+    """Write the index of one shard, or keep the one that it has.
+
+    Raises:
+        OSError: the index cannot be written.
+    """
     target = index_path(tar, index_folder)
     try:
         if not force:
@@ -67,11 +71,12 @@ def index_shard(tar: Path, index_folder: Path | None, force: bool, salvage: bool
             if salvage:
                 _refuse_to_replace(tar, target)
         index = build_index(tar, salvage)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_index(index, target)
-        return Indexed(tar, load_index(target))
     except (UserError, OSError) as error:
         return Indexed(tar, error=str(error))
+    # An index that cannot be written is an error of the disk, which the next shard would meet too.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_index(index, target)
+    return Indexed(tar, load_index(target))
 
 
 def is_current(tar: Path, target: Path) -> bool:

@@ -19,6 +19,22 @@ def split_name(name: str) -> tuple[str, str] | None:
     return folder + slash + stem, extension.lower()
 
 
+def distinct_names(paths: Sequence[str]) -> list[str]:
+    """The file name of each path, and where two have the same, as many of its folders as tell them apart."""
+    parts = [path.split("/") for path in paths]
+    depths = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        counts = Counter(names)
+        deeper = [
+            number for number, name in enumerate(names) if counts[name] > 1 and depths[number] < len(parts[number])
+        ]
+        if not deeper:
+            return names
+        for number in deeper:
+            depths[number] += 1
+
+
 def _is_metadata(name: str) -> bool:
     """WebDataset skips a top-level folder or file whose name stands between double underscores."""
     if not name.startswith("__"):

@@ -111,7 +111,8 @@ class Salvager:
         return self.size if found is None else found
 
     def _lose(self, start: int, end: int, damage: TarDamage) -> int:
-        self._ranges.append((start, end, str(damage)))
+        # Where the padding of the last member was cut, the next header should stand behind the end of the file.
+        self._ranges.append((min(start, end), end, str(damage)))
         self._gaps.append(len(self.builder.owner))
         self._after_gap = True
         return end

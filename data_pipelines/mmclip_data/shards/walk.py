@@ -22,6 +22,11 @@ NOT_TARS = {
     b"<": "text like an HTML or XML page, often a server's error page; fetch the shard again",
     b"{": "JSON text, often a server's error; fetch the shard again",
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull`",
+    **dict.fromkeys(
+        (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8"),
+        "a picture; give the folder it is in to `mmclip shards make folder`",
+    ),
+    b"PAR1": "a Parquet file; give it to `mmclip shards make table`, or train on it by a source of type datasets",
 }
 
 

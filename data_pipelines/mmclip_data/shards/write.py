@@ -9,7 +9,7 @@ from typing import BinaryIO
 import xxhash
 
 from mmclip.errors import UserError
-from mmclip_data.shards.atomic import publish, temporary_name
+from mmclip_data.shards.atomic import discard, named, publish, temporary_name
 from mmclip_data.shards.build import IndexBuilder
 from mmclip_data.shards.index import index_path, write_index
 from mmclip_data.shards.names import split_name
@@ -76,7 +76,11 @@ class ShardWriter:
 
     def _finish(self) -> None:
         if self._shard is not None:
-            self._shard.finish()
+            try:
+                self._shard.finish()
+            except OSError:
+                self._shard.discard()
+                raise
             self.paths.append(self._shard.path)
             self._shard = None
 
@@ -123,7 +127,8 @@ class _OpenShard:
             checksum = xxhash.xxh3_64_intdigest(payload)
             self.builder.add(key, extension, self.offset + len(header), len(payload), checksum, payload)
             block = header + payload + bytes(-len(payload) % tarfile.BLOCKSIZE)
-            self.handle.write(block)
+            with named(self.path):
+                self.handle.write(block)
             self.offset += len(block)
 
     def _check(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -150,7 +155,8 @@ class _OpenShard:
     def finish(self) -> None:
         end = self.offset + 2 * tarfile.BLOCKSIZE
         end += -end % tarfile.RECORDSIZE
-        self.handle.write(bytes(end - self.offset))
+        with named(self.path):
+            self.handle.write(bytes(end - self.offset))
         index = self.builder.build(end)
         # A kill between the two renames must not leave an old index beside a new tar.
         index_path(self.path).unlink(missing_ok=True)
@@ -158,5 +164,4 @@ class _OpenShard:
         write_index(index, index_path(self.path))
 
     def discard(self) -> None:
-        self.handle.close()
-        self.temporary.unlink(missing_ok=True)
+        discard(self.handle, self.temporary)

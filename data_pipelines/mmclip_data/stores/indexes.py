@@ -10,7 +10,7 @@ import xxhash
 
 from mmclip.errors import UserError
 from mmclip_data.shards.columns import FORMAT_VERSION, ShardIndex
-from mmclip_data.shards.index import SUFFIX, OnDamage, load_index, open_index, write_index
+from mmclip_data.shards.index import SUFFIX, OnDamage, index_path, load_index, open_index, write_index
 from mmclip_data.shards.walk import build_index
 from mmclip_data.stores.expand import Place
 from mmclip_data.stores.faults import NotFoundError, RefusedError, StoreError
@@ -27,6 +27,7 @@ def open_indexes(
         UserError: a shard has no index, or was changed since it was indexed.
         StoreError: the store failed.
     """
+    _refuse_unindexed([place for place in places if isinstance(place, Path)], index_folder)
     remote = [place for place in places if isinstance(place, RemoteShard)]
     if not remote:
         return [open_index(place, index_folder, on_damage) for place in places if isinstance(place, Path)]
@@ -35,6 +36,23 @@ def open_indexes(
         return [
             open_index(place, index_folder, on_damage) if isinstance(place, Path) else next(fetched) for place in places
         ]
+
+
+def _refuse_unindexed(tars: Sequence[Path], index_folder: Path | None) -> None:
+    """Of several shards without an index, one command makes all: a person should not learn of them one by one.
+
+    Raises:
+        UserError: naming how many, and the command.
+    """
+    without = [tar for tar in tars if tar.is_file() and not index_path(tar, index_folder).is_file()]
+    if len(without) < 2:
+        return
+    folders = list(dict.fromkeys(str(tar.parent) for tar in without))
+    options = f"--index-folder {index_folder} " if index_folder else ""
+    raise UserError(
+        f"{len(without)} of {len(tars)} shards have no index, the first being {without[0]}; make them with "
+        f"`mmclip shards index {options}{' '.join(folders[:3])}{' ...' if folders[3:] else ''}`"
+    )
 
 
 def open_remote_index(

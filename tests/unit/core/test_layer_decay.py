@@ -61,7 +61,7 @@ def test_the_first_update_of_each_layer_shrinks_by_the_factor():
     for group in optimizer.param_groups:  # as the step does
         group["lr"] = config.lr * group["lr_scale"]
     optimizer.step()
-    moved = {name: float((parameter - before[name]).abs().mean()) for name, parameter in module.named_parameters()}
+    moved = {name: (parameter - before[name]).abs().mean().item() for name, parameter in module.named_parameters()}
     prefix = "towers.backbone."
     for name, depth in image_depths(towers.backbone).items():
         assert moved[prefix + name] == pytest.approx(1e-3 * 0.5**depth, rel=1e-3), name

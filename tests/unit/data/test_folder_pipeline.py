@@ -64,7 +64,7 @@ def test_class_folders_give_labels_and_captions_and_keep_the_bytes(tmp_path: Pat
     assert sources == ["dog/deep/x.webp", "dog/y.jpeg", "tabby_cat/a.png", "tabby_cat/b.JPG"]
     for sample, source in zip(samples, sources, strict=True):
         name = "dog" if source.startswith("dog") else "tabby cat"
-        assert sample[Path(source).suffix.lower()[1:]] == files[source]
+        assert sample[Path(source).suffix.lower()[1:].replace("jpeg", "jpg")] == files[source]
         assert (sample["cls"], sample["txt"]) == (b"0" if name == "dog" else b"1", name.encode())
     assert (tmp_path / "out" / "classnames.txt").read_text() == "dog\ntabby cat\n"
     assert (tmp_path / "out" / "zeroshot_classification_templates.txt").read_text() == "a photo of a {c}\n"
@@ -102,7 +102,7 @@ def test_every_file_is_a_sample_a_caption_or_named_in_the_report(tmp_path: Path)
         {
             "a.jpg": None,
             "a.txt": "a cat",
-            "a.json": '{"caption": "second"}',
+            "a.json": "[no facts]",
             "alone.png": None,
             "blank.png": None,
             "blank.txt": " \n",
@@ -131,7 +131,8 @@ def test_every_file_is_a_sample_a_caption_or_named_in_the_report(tmp_path: Path)
         "caption file cannot be read (JSONDecodeError)": ("broken.png",),
         "caption file cannot be read (UnicodeDecodeError)": ("latin.png",),
         "caption file cannot be read (TypeError)": ("list.png",),
-        "caption without an image, or a second caption file": ("a.json", "orphan.txt"),
+        "json beside a caption cannot be read": ("a.json",),
+        "caption without an image, or a second caption file": ("orphan.txt",),
         "named .jpg but neither JPEG, PNG nor WebP inside": ("page.jpg",),
         "empty image file": ("empty.jpg",),
         "image type that is not JPEG, PNG or WebP": ("moving.gif",),
@@ -238,3 +239,40 @@ def test_a_stopped_run_goes_on_and_a_changed_caption_is_another_job(tmp_path: Pa
         make_folder(config(tmp_path, samples_per_shard=4))
     make_folder(config(tmp_path, samples_per_shard=4, overwrite=True))
     assert read(folder)[3]["txt"] == b"another"
+
+
+def test_captions_have_other_endings_too_and_json_is_kept(tmp_path: Path) -> None:
+    files = fill(
+        tmp_path / "source",
+        {
+            "a.JPG": None,
+            "a.TXT": "one\ntwo",
+            "b.jpeg": None,
+            "b.caption": "three",
+            "c.jpg": image_bytes("c.png", 7),
+            "c.text": "four",
+            "c.json": '{"caption": "another", "score": 0.5, "bad": NaN}',
+            "d.webp": None,
+            "d.json": '{"text": "five", "id": 9}',
+        },
+    )
+    report = make_folder(config(tmp_path))
+    assert report.skipped == {}
+    found = [
+        (set(sample) - {"__key__", "__url__", "__local_path__"}, sample["txt"].decode())
+        for sample in read(tmp_path / "out/train")
+    ]
+    assert found == [
+        ({"jpg", "txt"}, "one\ntwo"),
+        ({"jpg", "txt"}, "three"),
+        ({"png", "txt", "json"}, "four"),
+        ({"webp", "txt", "json"}, "five"),
+    ]
+    samples = read(tmp_path / "out/train")
+    assert samples[2]["png"] == files["c.jpg"], "named by what is inside"
+    assert json.loads(samples[2]["json"]) == {"caption": "another", "score": 0.5, "bad": None}
+    assert json.loads(samples[3]["json"]) == {"text": "five", "id": 9}
+    assert "finished before" in make_folder(config(tmp_path)).notes[-1]
+    (tmp_path / "source/d.json").write_text('{"text": "five", "id": 10, "more": 1}')
+    with pytest.raises(UserError, match="another job"):
+        make_folder(config(tmp_path))

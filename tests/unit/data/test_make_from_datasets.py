@@ -280,3 +280,26 @@ def test_unfinished_parts_can_be_kept_and_missing_samples_are_told(tmp_path: Pat
         path.unlink()
     with pytest.raises(UserError, match="3 parts in format webdataset, none with its NAME_stats.json"):
         make_img2dataset(Img2datasetConfig(source=tmp_path / "in", output=tmp_path / "x"))
+
+
+def test_what_is_counted_by_parts_names_the_parts(tmp_path: Path) -> None:
+    download(tmp_path / "in", "files")
+    report = make_img2dataset(Img2datasetConfig(source=tmp_path / "in", output=tmp_path / "out", workers=1))
+    (line,) = [line for line in report.lines() if "failed to download" in line]
+    assert line == "dropped 2 (failed to download, before mmclip): 1 in 00000, 1 in 00001"
+    (tmp_path / "in/00000_stats.json").write_text("[]")
+    with pytest.raises(UserError, match=r"00000_stats\.json: not the statistics of img2dataset"):
+        make_img2dataset(Img2datasetConfig(source=tmp_path / "in", output=tmp_path / "other", workers=1))
+
+
+def test_relative_paths_of_a_csv_begin_beside_it_and_urls_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (data,) = pictures(1)
+    (tmp_path / "in/deep/0.jpg").write_bytes(data)
+    (tmp_path / "in/t.csv").write_text("image,caption\ndeep/0.jpg,a boat\nhttps://example.org/1.jpg,b\ndeep/2.jpg,c\n")
+    monkeypatch.chdir(tmp_path)
+    report = from_datasets(tmp_path, tmp_path / "in/t.csv")
+    assert [(s["jpg"], s["txt"]) for s in read(tmp_path / "out/train")] == [(data, b"a boat")]
+    assert report.dropped.counts == {"picture is a URL": 1, "picture's file is missing": 1}

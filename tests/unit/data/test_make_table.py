@@ -275,3 +275,18 @@ def test_lines_that_are_not_json_objects_are_bad_rows(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"filepath": "a", "title": "b"}\n\n[1]\n{"filepath": \n')
     rows = list(open_table(tmp_path / "t.jsonl").rows())
     assert [(row.line, type(row)) for row in rows] == [(1, Row), (3, BadRow), (4, BadRow)]
+
+
+def test_columns_of_known_data_sets_are_found(tmp_path: Path) -> None:
+    pictures(tmp_path, 1)
+    for name, text, captions in (
+        ("flickr30k.csv", "image_name| comment_number| comment\n0.jpg| 0| a dog\n", "a dog"),
+        ("numbered.tsv", "filepath\tcaption_0\tcaption_1\tsplit\n0.jpg\ta dog\ta cat\tx\n", "a dog\na cat"),
+    ):
+        (tmp_path / name).write_text(text)
+        make_table(config(tmp_path, source=tmp_path / name, output=tmp_path / f"{name}-out"))
+        (sample,) = WebDataset([str(tmp_path / f"{name}-out/train/0.tar")], shardshuffle=False)
+        assert sample["txt"].decode() == captions
+    (tmp_path / "t.csv").write_text("filepath,words\n0.jpg,x\n")
+    with pytest.raises(UserError, match=r"has a name that says caption \(title, caption"):
+        make_table(config(tmp_path))

@@ -62,7 +62,7 @@ def test_a_missing_shard_of_a_range_is_named_with_what_stands_there_instead(fold
 
 def test_a_folder_without_tars_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"nothing at .*empty"):
+    with pytest.raises(UserError, match=r"no \.tar in the folder .*empty: it holds nothing"):
         expand_shards(str(tmp_path / "empty"))
 
 
@@ -93,3 +93,20 @@ def test_what_cannot_name_local_shards_is_refused(spec: str | list[str], message
 def test_a_shard_named_twice_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"names .*train-000\.tar twice"):
         expand_shards(f"{folder}/train-000.tar::{folder}/train-{{000..001}}.tar")
+
+
+def test_a_folder_that_holds_other_things_says_which(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / "pictures" / name).touch()
+    with pytest.raises(
+        UserError, match=r"no \.tar in the folder .*pictures: it holds a\.jpg, b\.jpg; `mmclip shards make"
+    ):
+        expand_shards(str(tmp_path / "pictures"))
+    (tmp_path / "data/train").mkdir(parents=True)
+    (tmp_path / "data/train/0.tar").touch()
+    with pytest.raises(UserError, match=r"no \.tar in .*data itself, but in train/: name one"):
+        expand_shards(str(tmp_path / "data"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="it holds nothing$"):
+        expand_shards(str(tmp_path / "none"))

@@ -125,3 +125,17 @@ def test_a_dataset_of_parquet_trains(data: Path, capsys: pytest.CaptureFixture[s
     folder = train(load_run_config(write_run(data, source)))
     assert "captions of pairs from json:caption" in capsys.readouterr().err
     assert len((folder / "ledger.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_may_leave_the_colours_to_the_device_and_then_keeps_to_it(data: Path):
+    place = 'source = { type = "tars", shards = "{folder}/a" }\naugment = { flip = 0.5, brightness = 0.5 }\naugment_on = "%s"'
+    losses = {}
+    for name in ("loader", "device"):
+        words = (place % name).replace("{ ", "{{ ").replace(" }", " }}")
+        folder = train(load_run_config(write_run(data, words), ["--output", str(data / name)]))
+        losses[name] = (folder / "ledger.jsonl").read_text()
+    ids = {name: [json.loads(line)["ids"] for line in text.splitlines()] for name, text in losses.items()}
+    assert ids["loader"] == ids["device"]
+    assert losses["loader"] != losses["device"]
+    with pytest.raises(UserError, match=r"data\.augment_on"):
+        train(load_run_config(data / "device" / "config.toml", ["--data.augment_on", "loader"]), resume=True)

@@ -1,7 +1,7 @@
 """One shard, read from its first byte to its last: the tar, its index, and what training would make of each sample."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +10,20 @@ import xxhash
 from numpy.typing import NDArray
 
 from mmclip.errors import BadSampleError, UserError
+from mmclip_data.loading.caption_fields import fields_of_shards
 from mmclip_data.loading.captions import captions_of, members_of
 from mmclip_data.loading.decode import MAX_ASPECT, MAX_BYTES, MAX_PIXELS
 from mmclip_data.pipelines.check.findings import Effect, Finding, Findings
 from mmclip_data.pipelines.pairs import too_large, undecodable
 from mmclip_data.shards.columns import ShardIndex
 from mmclip_data.shards.index import index_path, load_index
-from mmclip_data.shards.names import IMAGE_EXTENSIONS
-from mmclip_data.shards.pictures import FORMAT_OF_EXTENSION, FORMATS
+from mmclip_data.shards.names import CAPTION_EXTENSIONS, IMAGE_EXTENSIONS
+from mmclip_data.shards.pictures import FORMAT_OF_EXTENSION, FORMATS, look_at
 from mmclip_data.shards.read import ShardReader
 from mmclip_data.shards.walk import build_index
 
 Row = tuple[str, str]
+READABLE = sorted(set(FORMAT_OF_EXTENSION.values()))
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class CheckedShard:
 class ShardCheck:
     """The check of one shard; travels to each process once."""
 
-    captions: tuple[str, ...]
+    captions: tuple[str, ...] | None
+    """Fields to look in; None for those that a run would choose."""
     decode: bool
     index_folder: Path | None
 
@@ -66,17 +69,19 @@ class ShardCheck:
     def _samples(self, reader: ShardReader, bad: set[int], found: Findings) -> None:
         """What can only be told by reading: captions, and with `decode` the pictures."""
         index = reader.index
-        without_caption = set(index.samples_without(members_of(self.captions)).tolist())
+        fields = fields_of_shards([reader]) if self.captions is None else self.captions
+        without_caption = set(index.samples_without(members_of(fields)).tolist())
         if len(without_caption) == index.num_samples == index.extension_counts().get("cls"):
             found.whole("no captions but class labels: data to score on", "note", count=index.num_samples)
         else:
             names = [(index.key(row), "has " + ", ".join(index.members(row))) for row in sorted(without_caption)]
-            found.samples(f"no caption ({', '.join(self.captions)})", "lost", names)
+            sought = fields if self.captions else dict.fromkeys((*CAPTION_EXTENSIONS, *fields))
+            found.samples(f"no caption ({', '.join(sought)})", "lost", names)
         rows = [row for row in range(index.num_samples) if row not in bad]
         captioned = [row for row in rows if row not in without_caption]
         found_captions: dict[str, list[Row]] = {}
         for row in captioned:
-            problem = self._caption_problem(reader, row)
+            problem = _caption_problem(reader, row, fields)
             if problem:
                 found_captions.setdefault(problem[0], []).append((index.key(row), problem[1]))
         for kind, names in sorted(found_captions.items()):
@@ -84,14 +89,15 @@ class ShardCheck:
         if self.decode:
             found.samples("picture cannot be decoded", "lost", _undecodable(reader, rows))
 
-    def _caption_problem(self, reader: ShardReader, row: int) -> Row | None:
-        sample: dict[str, bytes] = {}
-        try:
-            sample = reader.read(row, members_of(self.captions))
-            captions_of(dict(sample), self.captions)
-        except BadSampleError as error:
-            return _kind_of_caption(sample, str(error))
-        return None
+
+def _caption_problem(reader: ShardReader, row: int, fields: Sequence[str]) -> Row | None:
+    sample: dict[str, bytes] = {}
+    try:
+        sample = reader.read(row, members_of(fields))
+        captions_of(dict(sample), fields)
+    except BadSampleError as error:
+        return _kind_of_caption(sample, str(error))
+    return None
 
 
 def key_hashes(index: ShardIndex) -> NDArray[np.uint64]:
@@ -127,8 +133,8 @@ def _undecodable(reader: ShardReader, rows: Iterable[int]) -> Iterator[Row]:
         except BadSampleError as error:
             yield reader.index.key(row), str(error)
             continue
-        chosen = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-        if chosen is None or too_large(chosen):  # told from the header already
+        chosen = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), b"")
+        if look_at(chosen).format not in READABLE or too_large(chosen):  # told from the header already
             continue
         problem = undecodable(chosen)
         if problem:
@@ -140,7 +146,7 @@ def _walk(tar: Path, found: Findings) -> ShardIndex | None:
     try:
         return build_index(tar)
     except UserError as error:
-        found.whole("the tar is damaged or no tar", "refused", str(error))
+        found.whole("the tar is damaged or no tar", "refused", str(error).removeprefix(f"shard {tar}: "))
     try:
         rest = build_index(tar, salvage=True)
     except UserError:
@@ -208,7 +214,7 @@ def _pictures(index: ShardIndex, found: Findings) -> None:
     )
     missing = np.zeros(index.num_samples, bool)
     missing[index.samples_without(IMAGE_EXTENSIONS)] = True
-    readable = np.isin(kind, [FORMATS.index(name) for name in set(FORMAT_OF_EXTENSION.values())])
+    readable = np.isin(kind, [FORMATS.index(name) for name in READABLE])
     big, narrow = width * height > MAX_PIXELS, np.maximum(width, height) > MAX_ASPECT * np.minimum(width, height)
     short = _Namer(index, found)
     short.say(missing, "no picture", "lost", lambda row: "has " + ", ".join(index.members(row)))

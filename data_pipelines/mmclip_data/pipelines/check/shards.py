@@ -31,8 +31,9 @@ class CheckConfig:
 
     shards: tuple[str, ...]
     """Files, folders or patterns such as data/{000..127}.tar."""
-    captions: tuple[str, ...] = ("txt", "text", "caption")
-    """Where captions are looked for, as in a run file's `data.captions`: members, or `json:` and a key."""
+    captions: tuple[str, ...] | None = None
+    """Where captions are looked for, as in a run file's `data.captions`: members, or `json:` and a key; default: where a run
+    without that would look."""
     decode: bool = False
     """Decode every picture too."""
     index_folder: Path | None = None

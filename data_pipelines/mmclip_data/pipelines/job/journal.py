@@ -8,12 +8,14 @@
 import fcntl
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmclip.errors import UserError
 from mmclip_data.pipelines.job.outcome import Dropped
+from mmclip_data.shards.atomic import named
 
 JOURNAL, DROPPED = "job.jsonl", "dropped.jsonl"
 
@@ -81,16 +83,19 @@ class Journal:
         return found
 
     def close(self) -> None:
-        self._file.close()
-        self._dropped.close()
+        for handle in (self._file, self._dropped):
+            with suppress(OSError):  # each line was synced; what is left to flush failed then, and that was told
+                handle.close()
 
     def _drop(self, dropped: list[Dropped]) -> None:
-        self._dropped.write(b"".join(drop.line() for drop in dropped))
-        _sync(self._dropped)
+        with named(self.folder / DROPPED):
+            self._dropped.write(b"".join(drop.line() for drop in dropped))
+            _sync(self._dropped)
 
     def _append(self, facts: dict[str, Any]) -> None:
-        self._file.write(json.dumps(facts, ensure_ascii=False).encode() + b"\n")
-        _sync(self._file)
+        with named(self.folder / JOURNAL):
+            self._file.write(json.dumps(facts, ensure_ascii=False).encode() + b"\n")
+            _sync(self._file)
 
 
 def _sync(handle: BinaryIO) -> None:

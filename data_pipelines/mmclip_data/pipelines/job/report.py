@@ -16,6 +16,8 @@ class Tally:
 
     counts: dict[str, int] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
+    in_places: set[str] = field(default_factory=set)
+    """Reasons whose names are places, each of several items."""
 
     def add(self, dropped: Iterable[Dropped]) -> None:
         for drop in dropped:
@@ -25,19 +27,28 @@ class Tally:
                 self.names.setdefault(drop.reason, []).append(drop.source + detail)
 
     def count(self, reason: str, count: int, names: Iterable[str]) -> None:
-        """Add what is only known by its number, with some names."""
+        """Add what is only known by its number, with some names: of each, or of the places where several are."""
         self.counts[reason] = self.counts.get(reason, 0) + count
-        shown = self.names.setdefault(reason, [])
-        shown += [*names][: SHOWN_NAMES - len(shown)]
+        shown, names = self.names.setdefault(reason, []), [*names]
+        shown += names[: SHOWN_NAMES - len(shown)]
+        if count > len(names):
+            self.in_places.add(reason)
 
     def join(self, other: "Tally") -> None:
         for reason, count in other.counts.items():
-            self.count(reason, count, other.names[reason])
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            self.names[reason] = (self.names.get(reason, []) + other.names[reason])[:SHOWN_NAMES]
+        self.in_places |= other.in_places
+
+    def _more(self, reason: str, count: int) -> str:
+        left = count - len(self.names[reason])
+        if reason in self.in_places:
+            return ", ..." if len(self.names[reason]) == SHOWN_NAMES else ""
+        return f", and {left:,} more" if left else ""
 
     def lines(self) -> list[str]:
         return [
-            f"dropped {count:,} ({reason}): {', '.join(self.names[reason])}"
-            + (f", and {count - SHOWN_NAMES:,} more" if count > SHOWN_NAMES else "")
+            f"dropped {count:,} ({reason}): {', '.join(self.names[reason])}" + self._more(reason, count)
             for reason, count in self.counts.items()
         ]
 
