@@ -7,6 +7,7 @@ from random import Random
 from typing import TypeVar
 
 from mmclip_data.stores.faults import ForbiddenError, PassingError, UnreachableError
+from mmclip_data.stores.waits import pause
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Retry:
 
     seconds: float
     draws: Random = field(default_factory=Random)
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = pause
     clock: Callable[[], float] = time.monotonic
 
     def run(

@@ -26,8 +26,6 @@ from mmclip_data.testing.store_faults import FaultyServer, Request, serving
 
 SAMPLES = 8
 
-pytestmark = pytest.mark.skip(reason="unfinished: a test of the look-ahead fails or does not end; see issue 4")
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
@@ -110,6 +108,7 @@ def test_shards_come_in_the_order_of_need_and_leave_room_for_those_in_use(web: F
     assert [request.path for request in tars(web)] == ["/2.tar", "/0.tar"], "a third would drive out one that is needed"
     assert [reader.tar.is_local for reader in readers] == [True, False, True, False]
     for row in range(SAMPLES):
+        ahead.advance()
         assert readers[2].read(row, ("jpg", "txt"))
     wait_until(lambda: readers[1].tar.is_local)
     ahead.close()
@@ -132,7 +131,7 @@ def test_a_failure_in_the_background_stops_the_next_read(web: FaultyServer, tmp_
     web.choose = lambda request: "404" if request.path == "/1.tar" else None
     ahead = start(readers, [], [Need(1, SAMPLES, 0, 100)])
     wait_until(lambda: bool(web.faults))
-    wait_until(lambda: ahead._failure is not None)
+    wait_until(lambda: ahead.failure is not None)
     with pytest.raises(OSError, match=r"/1.tar: no such object"):
         readers[0].read(0, ("jpg", "txt"))
 
