@@ -7,8 +7,8 @@ import weakref
 from abc import ABC, abstractmethod
 from threading import Condition, Lock, Thread
 
-LOOK_SECONDS = 0.25
-"""Between two looks at what no one tells: another process has ended a download, or nobody reads any more."""
+from mmclip_data.stores.waits import Interrupted, until
+
 SECONDS_TO_STOP = 2.0
 _running: "weakref.WeakSet[Background]" = weakref.WeakSet()
 _threads: "weakref.WeakSet[Thread]" = weakref.WeakSet()
@@ -49,7 +49,7 @@ class Background(ABC):
             self.reads += 1
 
     def close(self) -> None:
-        """Let the threads end after what they are at."""
+        """Let the threads end; what they are at is interrupted."""
         with self.state:
             self.closed = True
             self.state.notify_all()
@@ -60,8 +60,11 @@ class Background(ABC):
 
     def _serve(self) -> None:
         try:
-            while not self.closed and self.step():
-                pass
+            with until(lambda: self.closed):
+                while not self.closed and self.step():
+                    pass
+        except Interrupted:
+            self.close()
         except BaseException as error:  # it belongs to the one who reads
             self.failure = error
             self.close()

@@ -77,7 +77,7 @@ class LookAhead:
             self._shards.wish(shard)
 
     def close(self) -> None:
-        """Let the threads end after what they are at; what they have promised they keep."""
+        """Let the threads end; what they have promised and not done is read by those who ask for it."""
         self._samples.close()
         self._shards.close()
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from mmclip.errors import BadSampleError
 from mmclip_data.shards.columns import Member
-from mmclip_data.stores.background import LOOK_SECONDS, Background
+from mmclip_data.stores.background import Background
 from mmclip_data.stores.reader import RemoteReader
+from mmclip_data.stores.waits import LOOK_SECONDS
 
 MAX_SAMPLES_AHEAD = 1024
 LATE_READS = 1024

@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from mmclip_data.stores.background import LOOK_SECONDS, Background
+from mmclip_data.stores.background import Background
 from mmclip_data.stores.reader import RemoteReader
 from mmclip_data.stores.shard import WORTH_A_DOWNLOAD, RemoteShard
+from mmclip_data.stores.waits import LOOK_SECONDS
 
 
 class Need(NamedTuple):

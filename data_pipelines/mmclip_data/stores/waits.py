@@ -1,4 +1,4 @@
-"""Waiting for a store, in a way that the end of the program cuts short.
+"""Waiting for a store, in a way that others can cut short: whoever is to stop, and the end of the program.
 
 A daemon thread that is inside a request while the interpreter goes away would hold it up, or print what it thinks of
 that. So at exit each wait of this process raises `Interrupted`, and what it waited for is cancelled.
@@ -8,9 +8,10 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future, wait
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from fsspec.asyn import get_loop
@@ -18,12 +19,31 @@ from fsspec.asyn import get_loop
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, T]]
 """Called on the loop: a coroutine that was made and never awaited would complain."""
+LOOK_SECONDS = 0.25
+"""Between two looks at what no one tells."""
 SECONDS_TO_END = 2.0
 """How long the exit waits for what it cancelled."""
 
 
 class Interrupted(Exception):
-    """The program is ending; no fault of the store."""
+    """The one who waits is to stop, or the program is ending; no fault of the store."""
+
+
+class _Thread(threading.local):
+    is_over: Callable[[], bool] | None = None
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def until(is_over: Callable[[], bool]) -> Iterator[None]:
+    """Inside, the waits of this thread are interrupted soon after `is_over`."""
+    before, _thread.is_over = _thread.is_over, is_over
+    try:
+        yield
+    finally:
+        _thread.is_over = before
 
 
 class Waits:
@@ -42,23 +62,22 @@ class Waits:
 
         Raises:
             TimeoutError: it took longer than `seconds`, and was cancelled.
-            Interrupted: the program is ending.
+            Interrupted: this thread is to stop.
         """
-        if self._ending.is_set():
-            raise Interrupted
+        self._refuse()
         future = asyncio.run_coroutine_threadsafe(self._task(work, seconds), get_loop())
         with self._lock:
             self._running.add(future)
         try:
-            if self._ending.is_set():  # between the two looks `end` may have missed this one
-                raise Interrupted
+            self._refuse()  # between the two `end` may have missed this one
+            while not wait([future], LOOK_SECONDS if _thread.is_over else None).done:
+                self._refuse()
             return future.result()
-        except CancelledError as error:
-            if self._ending.is_set():
-                raise Interrupted from error
+        except CancelledError:
+            self._refuse()
             raise
         finally:
-            future.cancel()  # where this thread stops waiting: Ctrl-C
+            future.cancel()  # where this thread stops waiting, for Ctrl-C perhaps
             with self._lock:
                 self._running.discard(future)
 
@@ -66,16 +85,30 @@ class Waits:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return await asyncio.wait_for(work(), seconds)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio prints the one for which nobody waits any more
 
     def pause(self, seconds: float) -> None:
         """Let time pass.
 
         Raises:
-            Interrupted: the program is ending.
+            Interrupted: this thread is to stop.
         """
-        if self._ending.wait(seconds):
+        end = time.monotonic() + seconds
+        while True:
+            self._refuse()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            self._ending.wait(min(left, LOOK_SECONDS) if _thread.is_over else left)
+
+    def _refuse(self) -> None:
+        if self._ending.is_set() or (_thread.is_over is not None and _thread.is_over()):
             raise Interrupted
 
     def end(self) -> None:
