@@ -27,8 +27,9 @@ from mmclip_data.stores import (
     UnavailableError,
     expand_places,
     open_indexes,
+    samples_ahead,
 )
-from mmclip_data.stores.samples_ahead import LATE_READS, MAX_SAMPLES_AHEAD
+from mmclip_data.stores.samples_ahead import LATE_READS
 from mmclip_data.testing.shard_faults import make_shard
 from mmclip_data.testing.store_faults import FaultyServer, Request, serving, wait_until
 
@@ -141,11 +142,11 @@ def test_what_nobody_comes_for_gives_its_room_back(web: FaultyServer, tmp_path: 
     ahead.close()
 
 
-def test_samples_that_are_refused_take_no_room(web: FaultyServer, tmp_path: Path):
+def test_samples_that_are_refused_take_no_room(web: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(samples_ahead, "MAX_SAMPLES_AHEAD", 4)
     readers = readers_of(web, tmp_path, mode="range")
     readers[0].max_member_bytes = 10
-    bad = (PlannedRead(0, number % SAMPLES) for number in range(2 * MAX_SAMPLES_AHEAD))
-    ahead = LookAhead(readers[0].tar.stores, readers, chain(bad, [PlannedRead(1, 0)]), iter([]))
+    ahead = start(readers, [*(PlannedRead(0, row) for row in range(SAMPLES)), PlannedRead(1, 0)], [])
     wait_until(lambda: len(tars(web)) == 1)
     with pytest.raises(BadSampleError, match="expected at most 10 bytes"):
         readers[0].read(0, WANTED)

@@ -100,7 +100,7 @@ def test_closing_ends_what_is_under_way_and_who_waits_for_it_reads_for_himself(w
 def test_a_forked_process_uses_neither_threads_nor_locks_nor_connections_of_its_parent(
     web: FaultyServer, tmp_path: Path
 ):
-    readers = readers_of(web, tmp_path, mode="range", look_ahead_bytes=1000)
+    readers = readers_of(web, tmp_path, mode="range", look_ahead_bytes=1000, idle_seconds=5.0)
     ahead = LookAhead(readers[0].tar.stores, readers, iter(PlannedRead(0, row) for row in range(SAMPLES)), iter([]))
     wait_until(lambda: len(web.requests) == 1)
     store = readers[0].tar.store
@@ -108,7 +108,9 @@ def test_a_forked_process_uses_neither_threads_nor_locks_nor_connections_of_its_
     def read_in_child() -> None:
         assert ahead.take(readers[0], 0) is None
         ahead.put(readers[0].tar)
-        sys.exit(0 if readers[0].read(0, WANTED) == expected(0, 0) else 1)
+        found = readers[0].read(0, WANTED)
+        gc.collect()
+        sys.exit(0 if found == expected(0, 0) else 1)
 
     with ahead._samples.state, ahead._shards.state, store._of_process().lock:  # as another thread may have them
         child = threading.Thread(target=_fork, args=(read_in_child, exits := []))
@@ -130,9 +132,18 @@ def _fork(target: object, exits: list[int | None]) -> None:
 
 
 PROGRAM = """
-import sys, threading
+import atexit, sys, threading
 from contextlib import suppress
 from mmclip_data.stores import *
+
+reading = []
+
+@atexit.register
+def wait_for_them():  # as a loader does
+    for thread in reading:
+        thread.join(20)
+        if thread.is_alive():
+            print("a thread does not end", file=sys.stderr)
 
 url, folder = sys.argv[1:]
 config = CacheConfig(folder=folder, idle_seconds=300.0, parallel=3)
@@ -146,7 +157,8 @@ def read(row):
         readers[0].read(row, ("jpg", "txt"))
 
 for row in (0, 7):  # one under way already, and one that is not
-    threading.Thread(target=read, args=(row,), daemon=True).start()
+    reading.append(threading.Thread(target=read, args=(row,), daemon=True))
+    reading[-1].start()
 sys.stdin.readline()
 """
 
