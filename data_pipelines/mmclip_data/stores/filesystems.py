@@ -134,11 +134,12 @@ class Store:
         """
         self._retried(url, lambda: self._call("pipe_file", self._path(url), content))
 
-    def refresh(self) -> None:
-        """Forget connections and credentials; the next request looks for them again."""
+    def refresh(self, refused: object) -> None:
+        """Forget connections and credentials, those of `refused`; the next request looks for them again."""
         made = self._of_process()
         with made.lock:
-            made.system = None
+            if made.system is refused:  # else another thread was refused too, and has done so
+                made.system = None
 
     def _facts(self, url: StoreUrl) -> Facts:
         info = self._call("info", self._path(url))
@@ -158,7 +159,11 @@ class Store:
                 return
 
     def _retried(self, url: StoreUrl, attempt: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+        used: object = None
+
         def typed() -> T:
+            nonlocal used
+            used = self._of_process().system
             try:
                 result = attempt()
             except (SinkError, UserError, Interrupted):
@@ -167,11 +172,18 @@ class Store:
                 fault = classify(error, url)
                 if fault is None:
                     raise
-                raise fault from None
-            self.contacted = True
-            return result
+                # Libraries keep an error in the frame that raised it; with its traceback it would keep whoever reads
+                # here, and the threads that end with him, until the garbage collector comes by. So would ours.
+                error.__traceback__ = None
+            else:
+                self.contacted = True
+                return result
+            try:
+                raise fault
+            finally:
+                del fault
 
-        return self.retry.run(typed, self.refresh, progress, lambda: self.contacted)
+        return self.retry.run(typed, lambda: self.refresh(used), progress, lambda: self.contacted)
 
     def _call(self, name: str, *arguments: Any, expected: int = 0, **options: Any) -> Any:
         system = self._system()

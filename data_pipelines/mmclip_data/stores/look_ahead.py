@@ -6,6 +6,7 @@ What a read returns never depends on it: a sample that is not here is read as if
 import os
 import weakref
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 from mmclip_data.stores.background import Background
 from mmclip_data.stores.faults import StoreError
@@ -61,15 +62,21 @@ class LookAhead:
         """
         if self._owner != os.getpid():
             return None  # neither threads nor locks have come along through the fork
-        if self.failure is not None:
-            raise self.failure
+        failure = self.failure
+        if failure is not None:
+            raise copy(failure) from failure  # each time another: one that was raised here would keep this object
         payloads = self._samples.take((self._numbers[id(reader)], sample))
         if payloads is None or _has_failed(payloads):
             return None  # what failed before it was asked for is asked for again
         error = payloads.exception()
-        if isinstance(error, StoreError):
-            raise error
-        return payloads.result() if error is None else None
+        if error is None:
+            return payloads.result()
+        try:
+            if isinstance(error, StoreError):
+                raise error
+        finally:
+            del error, payloads
+        return None
 
     def put(self, shard: RemoteShard) -> None:
         """Wish for a whole shard, of which much is read by ranges."""

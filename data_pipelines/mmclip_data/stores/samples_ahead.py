@@ -114,8 +114,7 @@ class SamplesAhead(Background):
 
 
 def _fulfil(reader: RemoteReader, members: dict[str, Member], promise: Payloads) -> None:
-    # A function of its own: the traceback of an error would keep alive whatever else the frame knows.
     try:
         promise.set_result(reader.fetch(members))
     except BaseException as error:  # it belongs to the one who asks for the sample
-        promise.set_exception(error)
+        promise.set_exception(error.with_traceback(None))  # which knows the frame that knows the promise

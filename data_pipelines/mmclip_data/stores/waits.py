@@ -80,13 +80,17 @@ class Waits:
             future.cancel()  # where this thread stops waiting, for Ctrl-C perhaps
             with self._lock:
                 self._running.discard(future)
+            del future  # its error knows this frame, and all that called it
 
     async def _task(self, work: Work[T], seconds: float) -> T:
-        task = asyncio.current_task()
-        assert task is not None
+        self._note(asyncio.current_task())
+        async with asyncio.timeout(seconds):
+            return await work()
+
+    def _note(self, task: asyncio.Task[Any] | None) -> None:
+        assert task is not None, "this runs on the loop"
         self._tasks.add(task)
         task.add_done_callback(self._forget)
-        return await asyncio.wait_for(work(), seconds)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -152,6 +152,7 @@ def serving(server: FaultyServer) -> Iterator[FaultyServer]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes, of which the second would wait 40 ms
     server: FaultyServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _serve(self) -> None:

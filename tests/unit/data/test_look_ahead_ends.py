@@ -71,12 +71,22 @@ def ahead_threads() -> list[threading.Thread]:
 def test_the_threads_end_with_the_one_who_reads(web: FaultyServer, tmp_path: Path):
     readers = readers_of(web, tmp_path, look_ahead_bytes=1000)
     before = set(ahead_threads())
-    ahead = LookAhead(readers[0].tar.stores, readers, (PlannedRead(0, row % SAMPLES) for row in range(9**9)), iter([]))
-    assert len(set(ahead_threads()) - before) == 3 + 4
-    assert readers[0].ahead() is ahead
-    del ahead
-    wait_until(lambda: gc.collect() >= 0 and readers[0].ahead() is None)
-    wait_until(lambda: not set(ahead_threads()) - before)
+    faults = iter(["503", "drop", "short", "503", "honest-short"])
+    web.choose = lambda request: next(faults, None) if is_tar(request) else None
+    gc.collect()
+    gc.disable()
+    try:
+        places = (PlannedRead(0, row % SAMPLES) for row in range(9**9))
+        ahead = LookAhead(readers[0].tar.stores, readers, places, iter([]))
+        assert len(set(ahead_threads()) - before) == 3 + 4
+        assert [readers[0].read(row, WANTED) for row in range(3)] == [expected(0, row) for row in range(3)]
+        wait_until(lambda: sum(web.faults.values()) == 5)
+        assert readers[0].ahead() is ahead
+        del ahead
+        assert readers[0].ahead() is None, "no error on the way has kept it"
+        wait_until(lambda: not set(ahead_threads()) - before)
+    finally:
+        gc.enable()
     assert readers[0].read(0, WANTED) == expected(0, 0)
 
 
