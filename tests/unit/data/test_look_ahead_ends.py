@@ -112,7 +112,7 @@ def test_a_forked_process_uses_neither_threads_nor_locks_nor_connections_of_its_
 ):
     readers = readers_of(web, tmp_path, mode="range", look_ahead_bytes=1000, idle_seconds=5.0)
     ahead = LookAhead(readers[0].tar.stores, readers, iter(PlannedRead(0, row) for row in range(SAMPLES)), iter([]))
-    wait_until(lambda: [sample.payloads.done() for sample in ahead._samples._samples.values()] == [True])
+    wait_until(lambda: [one.payloads and one.payloads.done() for one in ahead._samples._samples.values()] == [True])
     store = readers[0].tar.store
 
     def read_in_child() -> None:
