@@ -89,9 +89,8 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
             evaluation = partial(evaluate_now, config, run.step.trained.judged, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
-            batches = finish_on_device(
-                run.loader.batches(DataPosition(progress.samples_seen)), config.data, run.step.module.towers.spec, accelerator.device
-            )
+            start, spec = DataPosition(progress.samples_seen), run.step.module.towers.spec
+            batches = finish_on_device(run.loader.batches(start), config.data, spec, accelerator.device)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)

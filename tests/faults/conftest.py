@@ -1,4 +1,7 @@
-"""The workshop: one folder with sound and broken things in it, which the commands of docs/errors.md are run in."""
+"""The workshop: one folder with sound and broken things in it, which the commands of docs/errors.md are run in.
+
+And an S3 on this machine, behind a proxy that fails as stores fail.
+"""
 
 import io
 import json
@@ -6,11 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from mmclip_data.testing.store_faults import FaultyServer, serving
 
 BIN = Path(sys.executable).parent
 COLOURS = {"blue": (30, 30, 220), "red": (220, 30, 30)}
@@ -162,3 +167,60 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shards(place)
     write_models(place)
     return place
+
+
+S3_SHARDS, S3_SAMPLES = 4, 12
+"""So many shards of so many samples stand at s3://data/train."""
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards with their indexes, as files."""
+    from mmclip_data.shards import index_shards
+    from mmclip_data.testing.shard_faults import make_shard
+
+    folder = tmp_path_factory.mktemp("disk")
+    for number in range(S3_SHARDS):
+        (folder / f"{number}.tar").write_bytes(make_shard(S3_SAMPLES, number).raw)
+    assert not [done.error for done in index_shards(sorted(folder.glob("*.tar"))) if done.error]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def moto(disk: Path) -> Iterator[tuple[str, int]]:
+    """An S3 that answers as it should; the bucket `data` holds the shards."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        lead_to(f"http://{host}:{port}", patch)
+        s3 = fsspec.filesystem("s3", skip_instance_cache=True)
+        s3.mkdir("data")
+        for path in disk.iterdir():
+            s3.pipe_file(f"data/train/{path.name}", path.read_bytes())
+    yield host, port
+    server.stop()
+
+
+@pytest.fixture
+def proxy(moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """The proxy before it, and the environment that leads to it."""
+    with serving(FaultyServer(upstream=moto)) as server:
+        lead_to(server.url, monkeypatch)
+        yield server
+
+
+def lead_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)

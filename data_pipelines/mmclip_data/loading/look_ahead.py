@@ -56,7 +56,7 @@ class Slices:
         """The shards of the rank, window by window, in the order in which they are first needed."""
         batches = max(1, min(WINDOW, self.order.samples_per_epoch) // self.size)
         stride = max(1, batches * (self.size // self.world_size) // LOOKED_AT)
-        reads = batches * (self.size // self.world_size) // self.workers
+        reads = batches * (self.size // self.world_size)
         for window in count():
             rows: dict[int, int] = {}
             for number in range(batches):
@@ -66,7 +66,7 @@ class Slices:
                 for shard, _ in self.order.locate_all(looked_at):
                     rows[shard] = rows.get(shard, 0) + stride
             for shard, needed in rows.items():
-                yield Need(shard, needed, window * reads, (window + 1) * reads)
+                yield Need(shard, needed, window * reads // self.workers, (window + 1) * reads // self.workers)
 
     def _positions(self, batch: int) -> list[int]:
         return self.order.rank_slice(batch, self.size, self.rank, self.world_size).tolist()

@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmclip_data.loading.look_ahead import Slices, look_ahead
 from mmclip_data.loading.order import Order
 from mmclip_data.loading.sources import Source
 from mmclip_data.loading.watchdog import Whereabouts
+from mmclip_data.stores import LookAhead
 
 SampleMap = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -54,7 +56,8 @@ class PlannedSource(IterableDataset):
         self.layout = layout
         self.start = start
         self._known_places: deque[tuple[int, set[tuple[int, int]]]] = deque(maxlen=BATCHES_KEPT)
-        self._looks_ahead: dict[int, list[object]] = {}
+        self._looks_ahead: dict[int, Future[LookAhead | None]] = {}
+        """By process: neither threads nor locks come along through a fork."""
         self.watch: Whereabouts | None = None
         """Where a loader process notes what it is at."""
 
@@ -85,8 +88,9 @@ class PlannedSource(IterableDataset):
             self.watch.note(position)
         where: dict[str, Any] = {"__position__": position, "__batch_start__": batch_start, "__try__": 0}
         where["__id__"] = self.source.sample_id(*place)
-        if os.getpid() not in self._looks_ahead:
-            self._look_ahead()
+        ahead = self._look_ahead()
+        if ahead is not None:
+            ahead.advance()
         try:
             sample = self.source.read(*place)
         except BadSampleError as error:
@@ -98,15 +102,24 @@ class PlannedSource(IterableDataset):
         """The identity of the sample at a position."""
         return self.source.sample_id(*self.plan.locate(position))
 
-    def _look_ahead(self) -> None:
-        """Once in each process that reads, by the first of its threads."""
-        mine: list[object] = []
-        if self._looks_ahead.setdefault(os.getpid(), mine) is mine:
-            worker = get_worker_info()
-            number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-            size, rank, world_size = self.layout.global_batch_size, self.layout.rank, self.layout.world_size
-            slices = Slices(self.plan, self.start.samples_consumed, size, rank, world_size, number, workers)
-            mine.append(look_ahead(self.source, slices))
+    def _look_ahead(self) -> LookAhead | None:
+        """Begun once in each process that reads, by the first of its threads; the others wait for it."""
+        found = self._looks_ahead.get(os.getpid())
+        if found is None:
+            mine: Future[LookAhead | None] = Future()
+            found = self._looks_ahead.setdefault(os.getpid(), mine)
+            if found is mine:
+                try:
+                    mine.set_result(look_ahead(self.source, self._slices()))
+                except BaseException as error:  # it belongs to each of them
+                    mine.set_exception(error)
+        return found.result()
+
+    def _slices(self) -> Slices:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        size, rank, world_size = self.layout.global_batch_size, self.layout.rank, self.layout.world_size
+        return Slices(self.plan, self.start.samples_consumed, size, rank, world_size, number, workers)
 
     def replacement(self, bad: dict[str, Any], reason: str) -> dict[str, Any]:
         """A readable sample for the position of `bad`, the same at every replay, from outside its batch.

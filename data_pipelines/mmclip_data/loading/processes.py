@@ -187,7 +187,10 @@ def batches_from_processes(
     while True:
         item = wait_for(attempt, watch.timeout_seconds, watch.rank, watch.places, watch.say)
         if isinstance(item, Exception):
-            raise item
+            try:
+                raise item
+            finally:
+                del item  # it knows this frame, which would keep the processes
         yield item.batch()
         del item
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Thread, get_ident
 from typing import NamedTuple
@@ -83,15 +84,12 @@ class ThreadedBatches(Iterator[ImageTextBatch]):
 
     def __next__(self) -> ImageTextBatch:
         self._submit()
-        pending = self._pending.popleft()
-
-        def finished(seconds: float) -> Future[ImageTextBatch]:
-            if not wait([pending.done], seconds).done:
-                raise TimeoutError
-            return pending.done
-
+        done = self._pending.popleft().done
         rank = self.filler.assemble.layout.rank
-        return wait_for(finished, self.timeout_seconds, rank, self._whereabouts, self.say).result()
+        try:
+            return wait_for(partial(_finished, done), self.timeout_seconds, rank, self._whereabouts, self.say).result()
+        finally:
+            del done  # its error knows this frame: they would keep the threads, after the one who reads is gone
 
     def _submit(self) -> None:
         start, size = self._next_start, self.filler.assemble.layout.global_batch_size
@@ -125,6 +123,12 @@ class ThreadedBatches(Iterator[ImageTextBatch]):
             self.close()
 
 
+def _finished(done: Future[ImageTextBatch], seconds: float) -> Future[ImageTextBatch]:
+    if not wait([done], seconds).done:
+        raise TimeoutError
+    return done
+
+
 def _serve(jobs: "SimpleQueue[_Job | None]", busy: _Busy, filler: Filler) -> None:
     while _fill(jobs.get(), busy, filler):
         busy.pop(get_ident(), None)
@@ -147,6 +151,8 @@ def _fill(job: _Job | None, busy: _Busy, filler: Filler) -> bool:
                 pending.done.set_result(batch)
     except BaseException as error:  # whatever it is, it belongs to the one who waits for the batch
         pending.fail(error)
+    finally:
+        del pending, job
     return True
 
 

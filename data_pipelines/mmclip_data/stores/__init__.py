@@ -14,9 +14,11 @@ from mmclip_data.stores.faults import (
     UnreachableError,
 )
 from mmclip_data.stores.indexes import index_remote_shards, open_indexes
-from mmclip_data.stores.look_ahead import LookAhead, Need, PlannedRead
+from mmclip_data.stores.look_ahead import LookAhead
 from mmclip_data.stores.reader import RemoteReader
+from mmclip_data.stores.samples_ahead import PlannedRead
 from mmclip_data.stores.shard import RemoteShard
+from mmclip_data.stores.shards_ahead import Need
 
 __all__ = [
     "CacheConfig",

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from mmclip_data.stores.waits import pause
+
 LOCKS = 256
 """Lock files: their number is fixed, because one that may be removed locks nothing. Two shards that share one just wait."""
 WHOLE, PART = ".tar", ".part"
@@ -83,13 +85,14 @@ class ShardCache:
             while not self._reserve(key, part, size):
                 if not wait:
                     return False
-                time.sleep(POLL_SECONDS)  # others fill all of the room: each of them ends
+                pause(POLL_SECONDS)  # others fill all of the room: each of them ends
             try:
                 self._fill(part, size, download, is_sound)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    part.unlink(missing_ok=True)
-                raise
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                part.unlink(missing_ok=True)
+                raise OSError(error.errno, error.strerror, str(part)) from error  # a write does not name its file
             os.replace(part, self._path(key, size))
             return True
 
@@ -184,17 +187,25 @@ def _locked(path: Path, wait: bool) -> Iterator[bool]:
     """A lock between processes and threads; the system lets it go with the process that holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+        while not _take(descriptor):
+            if not wait:
+                yield False
+                return
+            pause(POLL_SECONDS)  # no call of the system that nothing but a signal would end
         try:
             yield True
         finally:  # not by closing alone: a process that was forked meanwhile has the descriptor too
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -3,9 +3,9 @@
 import difflib
 import glob
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from mmclip.errors import UserError
@@ -112,10 +112,10 @@ def _ask(urls: Iterable[StoreUrl], stores: Stores) -> dict[StoreUrl, Facts]:
             return None
 
     urls = list(urls)
-    for url in urls[:1]:
-        stores.of(url)  # made here, not by several threads
-    with ThreadPoolExecutor(stores.config.parallel) as pool:
-        return {url: facts for url, facts in zip(urls, pool.map(ask, urls), strict=True) if facts is not None}
+    if not urls:
+        return {}
+    with ThreadPool(min(stores.config.parallel, len(urls))) as pool:
+        return {url: facts for url, facts in zip(urls, pool.imap(ask, urls), strict=True) if facts is not None}
 
 
 def nearest(url: StoreUrl, stores: Stores) -> str:

@@ -39,6 +39,8 @@ CREDENTIAL_ERRORS = {
     "LocalTokenNotFoundError",
 }
 CUT_SHORT = {"ClientPayloadError", "ContentLengthError", "IncompleteRead", "IncompleteReadError", "ResponseParserError"}
+DAMAGED = {"FlexibleChecksumError"}
+"""The bytes that came are not those that the store had vouched for."""
 THEIRS = {"aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "httpcore", "httpcore2", "httpx", "httpx2"}
 THEIRS |= {"huggingface_hub", "requests", "s3fs", "urllib3"}
 
@@ -85,7 +87,7 @@ class StalledError(PassingError):
 
 
 class ShortBodyError(PassingError):
-    """The answer ended before all bytes were there."""
+    """The answer ended before all bytes were there, or was damaged."""
 
 
 def classify(error: BaseException, url: StoreUrl) -> StoreError | None:
@@ -97,6 +99,8 @@ def classify(error: BaseException, url: StoreUrl) -> StoreError | None:
     names = {kind.__name__ for link in chain for kind in type(link).__mro__}
     if names & CUT_SHORT:  # before the status: aiohttp says 400 of its own accord when a body is cut
         return ShortBodyError(f"{url}: the answer ended before all bytes were there")
+    if names & DAMAGED:
+        return ShortBodyError(f"{url}: the answer was damaged on its way, or cut: its checksum is another")
     if code in CREDENTIAL_CODES or names & CREDENTIAL_ERRORS or status in (401, 403):
         return forbidden(url, status, code or next(iter(sorted(names & CREDENTIAL_ERRORS)), ""))
     if status:

@@ -1,24 +1,26 @@
 """Objects on a store, through fsspec: their facts, their bytes, their neighbours; every fault is typed and retried.
 
-fsspec's file systems do not survive a fork, so each process makes its own. Their own retries and listings are switched
+fsspec's file systems do not survive a fork, so each process makes its own, and leaves alone those of its parent: closing
+a connection that both have open would end it for the other. Their own retries and listings are switched
 off: one budget counts, and what was listed a minute ago may be gone.
 """
 
-import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import fsspec
-from fsspec.asyn import AsyncFileSystem, get_loop
+from fsspec.asyn import AsyncFileSystem
 
 from mmclip.errors import UserError
 from mmclip_data.stores.config import CacheConfig
 from mmclip_data.stores.faults import NotFoundError, ShortBodyError, StoreError, classify
 from mmclip_data.stores.retry import Retry
 from mmclip_data.stores.urls import StoreUrl
+from mmclip_data.stores.waits import Interrupted, Work, result_of
 
 T = TypeVar("T")
 Sink = Callable[[bytes], object]
@@ -51,6 +53,14 @@ class SinkError(Exception):
         self.cause = cause
 
 
+@dataclass
+class _Made:
+    """The file system of one process, from its first request on; a lock held at a fork is nobody's in the new process."""
+
+    system: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Store:
     """One kind of store. Objects of this class may be sent to other processes."""
 
@@ -59,9 +69,8 @@ class Store:
         self.config = config
         self.retry = Retry(config.retry_seconds)
         self.contacted = False
-        self._owner = 0
-        self._made: Any = None
-        self._lock = threading.Lock()
+        self._made: dict[int, _Made] = {}
+        """By process."""
 
     def facts(self, url: StoreUrl) -> Facts:
         """Size and ETag.
@@ -125,10 +134,12 @@ class Store:
         """
         self._retried(url, lambda: self._call("pipe_file", self._path(url), content))
 
-    def refresh(self) -> None:
-        """Forget connections and credentials; the next request looks for them again."""
-        with self._lock:
-            self._owner = 0
+    def refresh(self, refused: object) -> None:
+        """Forget connections and credentials, those of `refused`; the next request looks for them again."""
+        made = self._of_process()
+        with made.lock:
+            if made.system is refused:  # else another thread was refused too, and has done so
+                made.system = None
 
     def _facts(self, url: StoreUrl) -> Facts:
         info = self._call("info", self._path(url))
@@ -148,40 +159,55 @@ class Store:
                 return
 
     def _retried(self, url: StoreUrl, attempt: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
+        used: object = None
+
         def typed() -> T:
+            nonlocal used
+            used = self._of_process().system
             try:
                 result = attempt()
-            except (SinkError, UserError):
+            except (SinkError, UserError, Interrupted):
                 raise
             except Exception as error:
                 fault = classify(error, url)
                 if fault is None:
                     raise
-                raise fault from None
-            self.contacted = True
-            return result
+                # Libraries keep an error in the frame that raised it; with its traceback it would keep whoever reads
+                # here, and the threads that end with him, until the garbage collector comes by. So would ours.
+                error.__traceback__ = None
+            else:
+                self.contacted = True
+                return result
+            try:
+                raise fault
+            finally:
+                del fault
 
-        return self.retry.run(typed, self.refresh, progress, lambda: self.contacted)
+        return self.retry.run(typed, lambda: self.refresh(used), progress, lambda: self.contacted)
 
     def _call(self, name: str, *arguments: Any, expected: int = 0, **options: Any) -> Any:
         system = self._system()
         if not isinstance(system, AsyncFileSystem):
             return getattr(system, name)(*arguments, **options)
-        return self._await(getattr(system, f"_{name}")(*arguments, **options), expected)
+        return self._await(partial(getattr(system, f"_{name}"), *arguments, **options), expected)
 
-    def _await(self, work: Coroutine[Any, Any, T], expected: int = 0) -> T:
+    def _await(self, work: Work[T], expected: int = 0) -> T:
         """The result of `work` on fsspec's loop, cancelled when it takes longer than `expected` bytes can."""
         seconds = self.config.idle_seconds + expected / SLOWEST_BYTES_PER_SECOND
-        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), get_loop()).result()
+        return result_of(work, seconds)
 
     def _system(self) -> Any:
-        with self._lock:
-            if self._owner != os.getpid():
-                self._made = self._make()
-                self._owner = os.getpid()
-                if hasattr(self._made, "set_session"):  # once, before several threads ask for it
-                    self._await(self._made.set_session())
-            return self._made
+        made = self._of_process()
+        with made.lock:
+            if made.system is None:
+                system = self._make()
+                if hasattr(system, "set_session"):  # once, before several threads ask for it
+                    self._await(system.set_session)
+                made.system = system
+            return made.system
+
+    def _of_process(self) -> _Made:
+        return self._made.get(os.getpid()) or self._made.setdefault(os.getpid(), _Made())
 
     def _make(self) -> Any:
         """A file system of this process.
@@ -219,10 +245,7 @@ class Store:
         return StoreUrl(name if "://" in name else f"{self.protocol}://{name.lstrip('/')}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_owner": 0, "_made": None, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_lock": threading.Lock()}
+        return self.__dict__ | {"_made": {}}
 
 
 def _facts_of(info: Mapping[str, Any]) -> Facts:

@@ -1,8 +1,8 @@
 """Indexes of shards on a store: beside the shard there, or in a folder of this machine; and how they are made."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,8 +31,9 @@ def open_indexes(
     remote = [place for place in places if isinstance(place, RemoteShard)]
     if not remote:
         return [open_index(place, index_folder, on_damage) for place in places if isinstance(place, Path)]
-    with ThreadPoolExecutor(remote[0].stores.config.parallel) as pool:
-        fetched = iter(pool.map(lambda shard: open_remote_index(shard, index_folder, on_damage), remote))
+    # Not an executor, which waits for all of its threads when one has failed, and for Ctrl-C too.
+    with ThreadPool(min(remote[0].stores.config.parallel, len(remote))) as pool:
+        fetched = pool.imap(lambda shard: open_remote_index(shard, index_folder, on_damage), remote)
         return [
             open_index(place, index_folder, on_damage) if isinstance(place, Path) else next(fetched) for place in places
         ]

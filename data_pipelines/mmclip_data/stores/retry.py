@@ -7,6 +7,7 @@ from random import Random
 from typing import TypeVar
 
 from mmclip_data.stores.faults import ForbiddenError, PassingError, UnreachableError
+from mmclip_data.stores.waits import pause
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Retry:
 
     seconds: float
     draws: Random = field(default_factory=Random)
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = pause
     clock: Callable[[], float] = time.monotonic
 
     def run(
@@ -58,5 +59,6 @@ class Retry:
                 wait = self.draws.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 20)))
                 if self.clock() - began + wait > budget:
                     tried = f"{failures} tries in {self.clock() - began:.0f} s" if failures > 1 else "1 try"
+                    error.__traceback__ = None  # it would hold all that called this, for as long as the other is kept
                     raise type(error)(f"{error}; given up after {tried}") from None
                 self.sleep(wait)

@@ -42,7 +42,7 @@ class Stores:
             UserError: its package is not installed.
         """
         if url.protocol not in self._stores:
-            self._stores[url.protocol] = open_store(url.protocol, self.config)
+            self._stores.setdefault(url.protocol, open_store(url.protocol, self.config))
         return self._stores[url.protocol]
 
 
@@ -58,6 +58,7 @@ class RemoteShard:
     requests: Callable[[], Requests | None] = field(default_factory=lambda: _nobody)
     """Where to ask for the whole shard, for as long as somebody serves there."""
     read_by_ranges: int = 0
+    """Bytes that the store was asked for, those between members among them."""
 
     def __str__(self) -> str:
         return str(self.url)
@@ -98,15 +99,17 @@ class RemoteShard:
             found = self.stores.cache.read(self.key, self.size, spans)
         if found is not None:
             return found
-        self.read_by_ranges += sum(length for _, length in spans)
+        content = self.read_from_store(spans)
         if self.stores.config.mode == "auto" and self.read_by_ranges * WORTH_A_DOWNLOAD > self.size:
             requests = self.requests()
             if requests is not None:
                 requests.put(self)
-        return self.read_from_store(spans)
+        return content
 
     def read_from_store(self, spans: Sequence[Span]) -> list[bytes]:
         """The bytes as the store has them now, whatever the cache says; neighbours come in one request."""
+        if not spans:
+            return []
         low, high = min(start for start, _ in spans), max(start + length for start, length in spans)
         if high - low > sum(length for _, length in spans) + JOINED_GAP_BYTES * len(spans):
             return [self._range(start, start + length) for start, length in spans]
@@ -158,6 +161,7 @@ class RemoteShard:
     def _range(self, start: int, end: int) -> bytes:
         """Fewer bytes where the object ends before."""
         end = min(end, self.size)
+        self.read_by_ranges += max(0, end - start)
         return self.store.read(self.url, self.facts, start, end) if start < end else b""
 
     def _download(self, handle: BinaryIO) -> None:

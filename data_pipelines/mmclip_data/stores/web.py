@@ -1,5 +1,6 @@
 """Plain web servers: fsspec's reader neither looks whether an answer is the range that was asked for, nor at its ETag."""
 
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -26,7 +27,7 @@ class WebStore(Store):
         return HTTPFileSystem(client_kwargs=session, skip_instance_cache=True, use_listings_cache=False)
 
     def _facts(self, url: StoreUrl) -> Facts:
-        return self._await(self._head(self._system(), url))
+        return self._await(partial(self._head, self._system(), url))
 
     async def _head(self, system: Any, url: StoreUrl) -> Facts:
         session, place = await system.set_session(), system.encode_url(url.full)
@@ -45,7 +46,7 @@ class WebStore(Store):
             return Facts(size, _etag(answer), answer.status == 206)
 
     def _copy(self, url: StoreUrl, facts: Facts, start: int, end: int, deliver: Sink) -> None:
-        work = self._stream(self._system(), url, facts, (start, end), deliver)
+        work = partial(self._stream, self._system(), url, facts, (start, end), deliver)
         self._await(work, end - start if facts.ranges else facts.size)
 
     async def _stream(self, system: Any, url: StoreUrl, facts: Facts, part: tuple[int, int], deliver: Sink) -> None:

@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 Fault = str
-"""`stall`, `short`, `honest-short`, `slow-start`, `drop`, `redirect:URL`, or a status such as `503`."""
+"""`mute` (no byte comes), `stall` (half of them), `short`, `honest-short`, `drop`, `redirect:URL`, or a status as `503`."""
 Choose = Callable[[Request], Fault | None]
 
 
@@ -126,6 +126,16 @@ class FaultyServer(ThreadingHTTPServer):
         return Answer(200, facts, content)
 
 
+def wait_until(done: Callable[[], bool]) -> None:
+    """Look again and again; a test that waits for what never comes fails after a minute."""
+    waiting = threading.Event()
+    for _ in range(6000):
+        if done():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it did not come")
+
+
 @contextmanager
 def serving(server: FaultyServer) -> Iterator[FaultyServer]:
     """Run a server in a thread for as long as the block lasts."""
@@ -142,6 +152,7 @@ def serving(server: FaultyServer) -> Iterator[FaultyServer]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes, of which the second would wait 40 ms
     server: FaultyServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _serve(self) -> None:
@@ -152,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.choose(request)
         if fault is not None:
             self.server.faults[fault] += 1
-        if fault == "drop":
+        if fault == "mute":
+            self.server.closing.wait(LONGEST_STALL_SECONDS)
+        if fault in ("mute", "drop"):
             self.close_connection = True
         elif fault is not None and fault.isdigit():
             self._send(Answer(int(fault), {}, b"an injected fault"))
