@@ -5,6 +5,7 @@ where a causal mask halves it; norms, activations and softmax are left out. So d
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -76,11 +77,16 @@ def _image_tower_alone(model_cfg: dict[str, Any], fingerprint: str) -> Measureme
 
 
 def _on_meta(model_cfg: dict[str, Any]) -> TwoTower:
-    # A tokenizer has no parameters, and that of many architectures lies on the hub: open_clip's own stands in.
-    tokenizer = Tokenizer({})
+    tokenizer = _stand_in()
     with torch.device("meta"):
         # Without requires_grad the FLOP counter needs no gradients to follow the modules.
         return TwoTower(model_cfg, tokenizer=tokenizer).eval().requires_grad_(False)
+
+
+@cache
+def _stand_in() -> Tokenizer:
+    """Open_clip's own tokenizer: one has no parameters, and that of many architectures lies on the hub."""
+    return Tokenizer({})
 
 
 def _measure_images(towers: TwoTower) -> _Images:

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -14,11 +15,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 SHIPPED = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 WRITTEN = SHIPPED + sorted(path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(), filename=str(path)) for path in WRITTEN}
+
+pytestmark = pytest.mark.xdist_group("house rules")  # one worker parses the files, once
 
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 NAMED_OTHERWISE = {"umap": "umap-learn"}
 """Distributions of optional modules that need not be installed here, where the two names differ."""
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
 
 
 def name_of(path: Path) -> str:
@@ -53,8 +60,8 @@ def test_no_file_is_over_400_lines():
 def test_no_function_is_over_80_lines():
     lengths = {
         f"{name_of(path)}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
-        for path, tree in TREES.items()
-        for node in ast.walk(tree)
+        for path in WRITTEN
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert {name: length for name, length in lengths.items() if length > 80} == {}
@@ -72,13 +79,13 @@ def test_tests_and_folders_hold_no_init_file():
 
 def test_shipped_code_never_unpickles():
     imported = {
-        name_of(path): {name.split(".")[0] for name in imports(TREES[path])} & UNSAFE_MODULES for path in SHIPPED
+        name_of(path): {name.split(".")[0] for name in imports(parsed(path))} & UNSAFE_MODULES for path in SHIPPED
     }
     assert {name: found for name, found in imported.items() if found} == {}
     loads = [
         f"{name_of(path)}:{node.lineno}"
         for path in SHIPPED
-        for node in ast.walk(TREES[path])
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load" and not is_weights_only(node)
     ]
     assert loads == []
@@ -90,12 +97,12 @@ def is_weights_only(call: ast.Call) -> bool:
 
 
 def test_shapes_are_annotated_so_annotations_stay_objects():
-    assert [name_of(path) for path in SHIPPED if "__future__" in imports(TREES[path])] == []
+    assert [name_of(path) for path in SHIPPED if "__future__" in imports(parsed(path))] == []
 
 
 def test_the_packages_import_what_they_declare_and_nothing_else():
     local = {Path(package).name for package in PACKAGES}
-    modules = {name.split(".")[0] for path in SHIPPED for name in imports(TREES[path])}
+    modules = {name.split(".")[0] for path in SHIPPED for name in imports(parsed(path))}
     modules -= set(sys.stdlib_module_names) | local
     installed = packages_distributions()
     used = {
