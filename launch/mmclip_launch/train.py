@@ -90,7 +90,8 @@ def train(config: RunConfig, resume: bool = False) -> Path:
             evaluation = partial(evaluate_now, config, run.step.trained.judged, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
             start, spec = DataPosition(progress.samples_seen), run.step.module.towers.spec
-            batches = finish_on_device(run.loader.batches(start), config.data, spec, accelerator.device)
+            measured = map(run.step.measured, run.loader.batches(start))  # while the tokens are on the host
+            batches = finish_on_device(measured, config.data, spec, accelerator.device)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
