@@ -7,6 +7,7 @@ Axis words, everywhere the same: batch (samples of this rank), global_batch (sam
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -48,6 +49,8 @@ class ImageTextBatch:
     replaced: tuple[Replacement, ...] = ()
     views: tuple[UInt8[Tensor, "batch 3 _ _"], ...] = ()
     """Further views of the same pictures, in the order of `data.views`; `images` is view 0."""
+    lengths: Int[np.ndarray, " batch"] | None = None
+    """Columns of each caption that its tower needs (`TwoTower.text_lengths`); on the host, since they decide shapes."""
 
     def to(self, device: torch.device) -> "ImageTextBatch":
         """The same batch with its tensors on `device`; the copy from pinned memory does not block."""

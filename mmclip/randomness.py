@@ -34,6 +34,7 @@ class Stream(IntEnum):
     SOURCE = 16
     STREAM_SHARDS = 17
     STREAM_BUFFER = 18
+    PATCH_MASK = 19
 
 
 VIEW_SHIFT = 16

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -64,8 +65,15 @@ class Tokenizer:
             return torch.from_numpy(self._words.rows([text[:limit] for text in texts], self.context_length))
         return torch.stack([self._row(text[:limit]) for text in texts])
 
+    def with_context_length(self, length: int) -> "Tokenizer":
+        """The same tokenizer for longer or shorter rows."""
+        other = copy(self)
+        other.context_length = length
+        other._row = lru_cache(CACHED_TEXTS)(other._split)
+        return other
+
     def _split(self, text: str) -> Tensor:
-        return self._tokenizer([text])[0].to(torch.int64)
+        return self._tokenizer([text], context_length=self.context_length)[0].to(torch.int64)
 
     def save(self, folder: Path) -> None:
         """Write what a reader of the folder cannot make from `open_clip_config.json` alone."""

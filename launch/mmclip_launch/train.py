@@ -112,7 +112,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     """
     torch.manual_seed(config.seed)
     objective: Objective = config.objective.build()
-    towers = create(config.model, objective.needs.logit_bias)
+    towers = create(config.model, objective.needs.logit_bias, config.towers)
     module = TrainingModule(towers, objective, accelerator.num_processes)
     if config.precision == "fp64":
         module.double()

@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from mmclip.envelope import MANIFEST, verify
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.towers.architecture import ModelConfig, model_cfg_of
+from mmclip.towers.settings import TowersConfig
 from mmclip.towers.two_tower import TwoTower, initial_log_scale
 from mmclip.towers.weights import CONFIG_FILE, fill, load_weights
 from mmclip.training.checkpoint import newest_checkpoint
@@ -61,14 +63,19 @@ def model_folder(path: str | Path) -> Path:
     return newest
 
 
-def create(config: ModelConfig, needs_logit_bias: bool) -> TwoTower:
-    """The model that a run starts from: fresh, or filled from `config.init`.
+def create(config: ModelConfig, needs_logit_bias: bool, towers: TowersConfig | None = None) -> TwoTower:
+    """The model that a run starts from, fresh or filled from `config.init`, set up to train as `towers` says.
 
     Raises:
-        UserError: the architecture or the source is unknown, or two settings contradict each other.
+        UserError: the architecture or the source is unknown, two settings contradict each other, or the towers cannot do
+            what `towers` asks of them.
     """
     if config.init is not None:
         model = load(config.init).train()
+        if config.image_size is not None:
+            model.set_image_size(config.image_size)
+        if config.context_length is not None:
+            model.set_context_length(config.context_length)
         if needs_logit_bias and model.logit_bias is None:
             model.backbone.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, SIGLIP_BIAS))
             model.model_cfg["init_logit_bias"] = SIGLIP_BIAS
@@ -77,9 +84,18 @@ def create(config: ModelConfig, needs_logit_bias: bool) -> TwoTower:
         if needs_logit_bias:
             siglip = {"init_logit_scale": initial_log_scale(SIGLIP_SCALE), "init_logit_bias": SIGLIP_BIAS}
             model_cfg = {**siglip, **model_cfg}
-        model = TwoTower(model_cfg)
+        model = TwoTower(_sized(model_cfg, config))
     _set_start(model, config)
+    if towers is not None:
+        model.set_up(towers)
     return model
+
+
+def _sized(model_cfg: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """The table with the sizes that the configuration names; what is no table is refused later, by name."""
+    asked = {"vision_cfg": ("image_size", config.image_size), "text_cfg": ("context_length", config.context_length)}
+    wanted = {part: {name: size} for part, (name, size) in asked.items() if size is not None}
+    return {**model_cfg, **{part: {**model_cfg.get(part, {}), **sizes} for part, sizes in wanted.items()}}
 
 
 def _set_start(model: TwoTower, config: ModelConfig) -> None:

@@ -30,6 +30,10 @@ class ModelConfig:
     """Initial inverse temperature; by default the architecture's own (1/0.07, or 10 for the sigmoid loss)."""
     logit_bias: float | None = None
     """Initial logit bias; by default none, or -10 for the sigmoid loss."""
+    image_size: int | None = None
+    """Side of the pictures in pixels, in place of the architecture's own; loaded positions are interpolated."""
+    context_length: int | None = None
+    """Tokens of a caption, in place of the architecture's own; loaded positions are interpolated."""
 
     def __post_init__(self) -> None:
         if self.init is not None and self.inline is not None:
@@ -38,6 +42,10 @@ class ModelConfig:
             raise UserError(
                 f"model.logit_scale={self.logit_scale}: expected a positive inverse temperature, such as 14.3"
             )
+        if self.image_size is not None and self.image_size < 1:
+            raise UserError(f"model.image_size={self.image_size}: expected a size in pixels, such as 224")
+        if self.context_length is not None:
+            check_context_length(self.context_length, "model.context_length")
 
 
 def model_cfg_of(arch: str) -> dict[str, Any]:
@@ -101,9 +109,17 @@ def check_model_cfg(model_cfg: Mapping[str, Any], where: str) -> None:
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             raise UserError(f"{where}.{name}: expected a table of open_clip's settings, got {table!r:.80}")
-    length = tables["text_cfg"].get("context_length", 77)
+    check_context_length(tables["text_cfg"].get("context_length", 77), f"{where}.text_cfg.context_length")
+
+
+def check_context_length(length: Any, where: str) -> None:
+    """Refuse a length that holds no caption.
+
+    Raises:
+        UserError: it is below `SHORTEST_CONTEXT`, or no integer.
+    """
     if not isinstance(length, int) or length < SHORTEST_CONTEXT:
         raise UserError(
-            f"{where}.text_cfg.context_length={length}: expected at least {SHORTEST_CONTEXT} (a start, one word, an end); "
+            f"{where}={length}: expected at least {SHORTEST_CONTEXT} (a start, one word, an end); "
             "CLIP has 77, a caption of a dozen words needs about 20"
         )

@@ -1,58 +1,223 @@
-"""Our text forward over open_clip's text towers: it runs only the columns that can matter.
+"""Text towers of open_clip, by kind: which tokens reach an embedding, and a forward that runs no others."""
 
-Stock open_clip refuses tokens narrower than the context length. In a causal tower that pools the end token, no column
-after the last end token reaches any output, so cutting them changes nothing but the time (5.5 times at 17 of 77 columns).
-"""
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from typing import Any
-
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from open_clip.hf_model import HFTextEncoder, MaxPooler
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from mmclip.towers.block import takes_rows
+from mmclip.towers.text_groups import Lengths, TextPlan, full_lengths, plan_groups
+from mmclip.towers.trunk import Work, pooled_rows
 
-def can_trim(backbone: nn.Module) -> bool:
-    """Whether columns after the last end token can be cut without changing any embedding."""
-    tower: Any = getattr(backbone, "text", backbone)
-    causal = isinstance(getattr(tower, "attn_mask", None), Tensor)
-    return causal and getattr(tower, "cls_emb", None) is None and _pool_type(tower) in ("argmax", "eos")
-
-
-def text_lengths(tokens: Int[Tensor, "batch token"], backbone: nn.Module) -> Int[Tensor, " batch"]:
-    """Columns up to and with the pooled end token of each caption, by the tower's own pooling rule."""
-    return _pooled_column(tokens, getattr(backbone, "text", backbone)) + 1
+TextGroups = Literal["auto"] | int
+MASKS_PADDING = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")
+"""Kinds of Hugging Face encoders whose attention, positions and poolers leave padding behind a caption out."""
 
 
-def encode_text(backbone: nn.Module, tokens: Int[Tensor, "batch token"]) -> Float[Tensor, "batch embed"]:
-    """Text embeddings, not normalised, from tokens of any width up to the context length."""
-    tower: Any = getattr(backbone, "text", backbone)
-    if not can_trim(backbone):
-        return _padded_forward(backbone, tokens)
-    dtype = tower.transformer.get_cast_dtype()
-    width = tokens.shape[1]
-    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:width].to(dtype)
-    x = tower.transformer(x, attn_mask=tower.attn_mask[:width, :width])
-    # Layer norm and projection act on each column alone: pooling first saves them for all columns but one.
-    pooled = tower.ln_final(x.gather(1, _pooled_column(tokens, tower)[:, None, None].expand(-1, 1, x.shape[2])))[:, 0]
-    projection = tower.text_projection
-    if projection is None:
-        return pooled
-    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Runs one kind of text tower."""
+
+    context_length: int
+    """Columns of a padded caption."""
+
+    @property
+    def why_padded(self) -> str | None:
+        """Why columns behind a caption must run too; None where they reach no embedding."""
+        ...
+
+    @property
+    def why_whole_last_block(self) -> str | None:
+        """Why the last block computes all tokens; None where the pooled one is enough."""
+        ...
+
+    def lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
+        """Columns of each caption that reach its embedding, on the host: tokens on a device are waited for."""
+        ...
+
+    def encode(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> Float[Tensor, "batch embed"]:
+        """Embeddings, not normalised; `lengths` are those of `tokens`, where they are known already."""
+        ...
 
 
-def _padded_forward(backbone: nn.Module, tokens: Tensor) -> Tensor:
-    stock: Any = backbone
-    pad_id = getattr(getattr(backbone, "text", backbone), "pad_id", 0)
-    return stock.encode_text(F.pad(tokens, (0, stock.context_length - tokens.shape[1]), value=pad_id))
+def text_encoder(backbone: Any, context_length: int) -> TextEncoder:
+    """The encoder of a model's text tower; what is of no known kind runs as stock open_clip runs it."""
+    tower = getattr(backbone, "text", backbone)
+    if isinstance(tower, HFTextEncoder):
+        return HuggingFaceText(tower, context_length)
+    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
+    if (tower is backbone or isinstance(tower, TextTransformer)) and plain and pool_type(tower) != "none":
+        return NativeText(tower, context_length)
+    return StockText(backbone, context_length)
 
 
-def _pool_type(tower: Any) -> str | None:
-    # The flat CLIP class keeps its text tower's attributes under a prefix.
-    return getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+class NativeText:
+    """open_clip's own text transformer, flat in the model or under `text`.
+
+    Behind a causal mask, no token after the pooled one reaches the embedding.
+    """
+
+    def __init__(self, tower: Any, context_length: int) -> None:
+        self.tower = tower
+        self.context_length = context_length
+
+    @property
+    def why_padded(self) -> str | None:
+        if self.tower.attn_mask is None:
+            return "the text tower has no causal mask, so that every token reads the padding"
+        if pool_type(self.tower) == "last":
+            return "the text tower pools the last column, which holds padding"
+        return None
+
+    @property
+    def why_whole_last_block(self) -> str | None:
+        block = self.tower.transformer.resblocks[-1]
+        return None if takes_rows(block) else f"blocks of the text tower are of another kind ({type(block).__name__})"
+
+    def lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
+        """Up to and with the pooled column; all of them where padding is read, and of tokens without values."""
+        if self.why_padded or tokens.is_meta:
+            return full_lengths(tokens)
+        return pooled_column(tokens, self.tower).cpu().numpy() + 1
+
+    def encode(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> Float[Tensor, "batch embed"]:
+        """One lookup, one norm and one projection for the whole batch; between them, the blocks over all groups."""
+        if self.why_padded:
+            tokens, groups = padded(tokens, self.context_length, getattr(self.tower, "pad_id", 0)), 1
+            lengths = None
+        plan = plan_groups(
+            self.lengths(tokens) if lengths is None else lengths, self.context_length, groups, work.static_shapes
+        )
+        ordered = sort_captions(tokens, plan)
+        starts = torch.from_numpy(plan.first_rows).to(tokens.device, non_blocking=True)
+        column = pooled_column(ordered, self.tower)
+        rows = self._embedded(ordered, plan)
+        blocks = self.tower.transformer.resblocks
+        pooled = torch.stack([starts + column, column])
+        embed = pooled_rows(blocks, rows, plan.groups, pooled, work, self.tower.attn_mask)
+        return unsort_captions(self._projected(self.tower.ln_final(embed)), plan)
+
+    def _embedded(self, tokens: Int[Tensor, "batch token"], plan: TextPlan) -> Float[Tensor, "row width"]:
+        """Only one lookup, because each would fill a gradient as large as the whole vocabulary."""
+        dtype = self.tower.transformer.get_cast_dtype()
+        position = self.tower.positional_embedding.to(dtype)
+        parts = plan.cut(tokens)
+        looked_up = self.tower.token_embedding(torch.cat([part.flatten() for part in parts])).to(dtype)
+        rows = looked_up.split([part.numel() for part in parts])
+        placed = [
+            part.unflatten(0, group) + position[: group[1]] for group, part in zip(plan.groups, rows, strict=True)
+        ]
+        return torch.cat([part.flatten(0, 1) for part in placed])
+
+    def _projected(self, embed: Float[Tensor, "batch width"]) -> Float[Tensor, "batch embed"]:
+        projection = self.tower.text_projection
+        if projection is None:
+            return embed
+        return projection(embed) if isinstance(projection, nn.Linear) else embed @ projection
 
 
-def _pooled_column(tokens: Tensor, tower: Any) -> Tensor:
-    if _pool_type(tower) == "argmax":  # the end token has the highest id of the vocabulary
+class HuggingFaceText:
+    """An encoder of transformers behind open_clip's adapter, which masks the padding id of its configuration."""
+
+    why_whole_last_block = "blocks of the text tower are those of transformers"
+
+    def __init__(self, tower: Any, context_length: int) -> None:
+        self.tower = tower
+        self.context_length = context_length
+        self.pad_id: int = tower.config.pad_token_id
+
+    @property
+    def why_padded(self) -> str | None:
+        if isinstance(self.tower.pooler, MaxPooler):
+            return "max_pooler of the text tower takes the maximum over padding too"
+        kind = self.tower.config.model_type
+        return None if kind in MASKS_PADDING else f"text towers of kind {kind!r} are not known to leave padding out"
+
+    def lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
+        """Up to and with the last column that is not padding."""
+        if self.why_padded or tokens.is_meta:
+            return full_lengths(tokens)
+        behind = (tokens != self.pad_id).flip(1).int().argmax(dim=1)
+        return tokens.shape[1] - behind.cpu().numpy()
+
+    def encode(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> Float[Tensor, "batch embed"]:
+        """The stock tower on each group; where it has dropout, each group draws its own."""
+        if self.why_padded:
+            return first(self.tower(padded(tokens, self.context_length, self.pad_id)))
+        lengths = self.lengths(tokens) if lengths is None else lengths
+        plan = plan_groups(lengths, self.context_length, groups, static_shapes=True)
+        embeds = [first(self.tower(part)) for part in plan.cut(sort_captions(tokens, plan), self.pad_id)]
+        return unsort_captions(torch.cat(embeds), plan)
+
+
+class StockText:
+    """A text tower that only open_clip's own forward computes."""
+
+    def __init__(self, backbone: Any, context_length: int) -> None:
+        self.backbone = backbone
+        self.context_length = context_length
+        tower: Any = getattr(backbone, "text", backbone)
+        self.pad_id = getattr(tower, "pad_id", 0)
+        has_class = getattr(tower, "cls_emb", None) is not None
+        reason = (
+            "pools a class token behind the padding" if has_class else f"is of another kind ({type(tower).__name__})"
+        )
+        self.why_padded = self.why_whole_last_block = f"the text tower {reason}"
+
+    def lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
+        return full_lengths(tokens)
+
+    def encode(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> Float[Tensor, "batch embed"]:
+        return first(self.backbone.encode_text(padded(tokens, self.context_length, self.pad_id)))
+
+
+def pool_type(tower: Any) -> str:
+    """Which column is pooled; the flat CLIP class keeps its text tower's attributes under a prefix."""
+    return getattr(tower, "text_pool_type", None) or tower.pool_type
+
+
+def pooled_column(tokens: Int[Tensor, "batch token"], tower: Any) -> Int[Tensor, " batch"]:
+    """The column that the tower pools (open_clip's `text_global_pool`)."""
+    kind = pool_type(tower)
+    if kind == "argmax":  # the end token has the highest id of the vocabulary
         return tokens.argmax(dim=1)
-    eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None))
-    return (tokens == eos).int().argmax(dim=1)
+    if kind == "eos":
+        eos = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
+        return (tokens == eos).int().argmax(dim=1)
+    return torch.full_like(tokens[:, 0], tokens.shape[1] - 1 if kind == "last" else 0)
+
+
+def padded(tokens: Int[Tensor, "batch token"], columns: int, pad_id: int) -> Int[Tensor, "batch columns"]:
+    """Widened to `columns` where it is narrower."""
+    return F.pad(tokens, (0, columns - tokens.shape[1]), value=pad_id) if tokens.shape[1] < columns else tokens
+
+
+def sort_captions(tokens: Int[Tensor, "batch token"], plan: TextPlan) -> Int[Tensor, "batch token"]:
+    """In the order in which they run."""
+    if len(plan.groups) == 1:
+        return tokens
+    return tokens.index_select(0, torch.from_numpy(plan.order).to(tokens.device, non_blocking=True))
+
+
+def unsort_captions(embed: Float[Tensor, "batch embed"], plan: TextPlan) -> Float[Tensor, "batch embed"]:
+    """Back in the order of the batch."""
+    if len(plan.groups) == 1:
+        return embed
+    return embed.index_select(0, torch.from_numpy(plan.back).to(embed.device, non_blocking=True))
+
+
+def first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The embedding, of towers that hand out their tokens beside it."""
+    return output if isinstance(output, Tensor) else output[0]

@@ -46,7 +46,7 @@ def fit(
         waiting_since = time.perf_counter()
         batch = next(batches)
         data_seconds = time.perf_counter() - waiting_since
-        report = step(batch.to(device), progress)
+        report = step(step.measured(batch).to(device), progress)
         progress = progress.after(step.rule.global_batch_size)
         assert batch.position.samples_consumed == progress.samples_seen, "the loader and the loop count alike"
         hooks.record(progress, batch, report, data_seconds)

@@ -4,11 +4,11 @@ from typing import Any
 
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
+from mmclip.towers.text_groups import Lengths
 from mmclip.towers.two_tower import TwoTower
 
 
@@ -35,16 +35,19 @@ class TrainingModule(nn.Module):
         images: UInt8[Tensor, "batch 3 height width_px"],
         tokens: Int[Tensor, "batch token"],
         context: ObjectiveContext,
+        lengths: Lengths | None = None,
+        keys: Int[Tensor, " batch"] | None = None,
+        dropped: float = 0.0,
     ) -> tuple[TowerOutput, ObjectiveOutput]:
-        """The embeddings of this rank's slice of the global batch, and their loss."""
-        outputs = self.towers(images, tokens)
+        """The embeddings of this rank's slice of the global batch, and their loss; the rest is as in `TwoTower.forward`."""
+        outputs = self.towers(images, tokens, lengths, keys, dropped)
         return outputs, self.objective(outputs, context)
 
 
 def _refuse_split_batch_norm(towers: TwoTower, world_size: int) -> None:
     if world_size == 1:
         return
-    norms = [name for name, part in towers.backbone.named_modules() if isinstance(part, _BatchNorm)]
+    norms = towers.moving_batch_norms()
     if norms:
         raise UserError(
             f"the model has {len(norms)} batch norms (first: {norms[0]}): on {world_size} ranks each would see its own "

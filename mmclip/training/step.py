@@ -1,7 +1,7 @@
 """One optimizer step. Nothing else in a training run calls backward."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,10 @@ class TrainStep:
         self.wrapped, self.optimizer = prepared
         self.rule = rule
 
+    def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
+        """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""
+        return replace(batch, lengths=self.module.towers.text_lengths(batch.tokens))
+
     def __call__(self, batch: ImageTextBatch, progress: Progress) -> StepReport:
         """Update the weights with `batch`; `progress` is the run's before this step."""
         self.module.train()
@@ -55,7 +59,8 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen)
-        embedded, output = self.wrapped(batch.images, batch.tokens, context)
+        dropped = self.module.towers.dropped_share(progress.samples_seen, self.rule.total_samples)
+        embedded, output = self.wrapped(batch.images, batch.tokens, context, batch.lengths, batch.keys, dropped)
         self.accelerator.backward(output.loss)
         settings = self.rule.optimizer
         limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm

@@ -49,7 +49,7 @@ def measure(model_cfg: dict[str, Any], fingerprint: str) -> Measurement:
         text_params=total - images.parameters - scalars,
         total_params=total,
         image_flops=images.flops,
-        text_flops=_flops(towers.encode_text, tokens),
+        text_flops=_flops(towers.backbone.encode_text, tokens),
         image_size=images.size,
         context_length=_context_length(towers),
         embed_dim=model_cfg["embed_dim"],
@@ -87,7 +87,7 @@ def _measure_images(towers: TwoTower) -> _Images:
     size = towers.backbone.visual.image_size
     height, width_px = size if isinstance(size, tuple | list) else (size, size)
     pixels = torch.zeros(1, 3, height, width_px, device="meta")
-    return _Images(_count(towers.backbone.visual), _flops(towers.encode_image, pixels), (height, width_px))
+    return _Images(_count(towers.backbone.visual), _flops(towers.backbone.encode_image, pixels), (height, width_px))
 
 
 def _context_length(towers: TwoTower) -> int:

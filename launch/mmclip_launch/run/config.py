@@ -15,6 +15,7 @@ from mmclip.errors import UserError
 from mmclip.objectives import ObjectiveConfig
 from mmclip.objectives.clip import ClipConfig
 from mmclip.towers.architecture import ModelConfig
+from mmclip.towers.settings import TowersConfig
 from mmclip.training.checkpoint import CheckpointConfig
 from mmclip.training.optim import OptimizerConfig
 from mmclip.training.progress import LengthConfig
@@ -70,6 +71,8 @@ class RunConfig:
     """How long the processes of a run wait for each other at its start."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The two towers, and where their weights come from."""
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    """How they compute, and which parts of them learn."""
     objective: ObjectiveConfig = field(default_factory=ClipConfig)
     """What they learn from."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -101,6 +104,11 @@ SAFE_TO_CHANGE = (
     "evaluation",
     "trackers",
     "device",
+    "towers.text_groups",
+    "towers.pooled_last_block",
+    "towers.activation_checkpointing",
+    "towers.compile",
+    "towers.compile_backend",
     "data.loader",
     "data.workers",
     "data.prefetch_batches",

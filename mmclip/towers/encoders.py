@@ -1,0 +1,140 @@
+"""The two towers of a model by kind, under the settings of a run: all of `TwoTower` that needs open_clip to be imported."""
+
+from typing import Any
+
+import torch
+import torch._dynamo
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmclip.errors import UserError
+from mmclip.preprocess import ImageSpec
+from mmclip.towers.abilities import TowerAbilities, abilities, refuse_impossible
+from mmclip.towers.backbone import build_backbone, is_channels_last
+from mmclip.towers.blocks import blocks_of, image_tower, recompute, text_tower
+from mmclip.towers.image import image_encoder
+from mmclip.towers.locking import lock_image, lock_text, locked_parts, rest
+from mmclip.towers.patches import Grid, gather_patches, kept_patches
+from mmclip.towers.resolution import resize_context, resize_images
+from mmclip.towers.settings import TowersConfig
+from mmclip.towers.text import text_encoder
+from mmclip.towers.text_groups import Lengths
+from mmclip.towers.trunk import Work
+
+SHAPES = 64
+"""Shapes for which one block is compiled before torch gives up: groups times widths, training and not."""
+
+
+class Encoders:
+    """A backbone and how it is run.
+
+    Raises:
+        UserError: this open_clip cannot build `model_cfg`.
+    """
+
+    def __init__(self, model_cfg: dict[str, Any]) -> None:
+        self.backbone: Any = build_backbone(model_cfg)
+        self.settings = TowersConfig()
+        self.locked: list[nn.Module] = []
+        self.work = Work()
+        self.choose(model_cfg["text_cfg"].get("context_length", 77))
+
+    def choose(self, context_length: int) -> None:
+        """Look at both towers again, after one has changed its shape."""
+        self.image = image_encoder(self.backbone)
+        self.text = text_encoder(self.backbone, context_length)
+
+    def abilities(self) -> TowerAbilities:
+        return abilities(self.backbone, self.image, self.text)
+
+    def set_up(self, settings: TowersConfig, patch_dropout: float) -> None:
+        """Lock, compile and compute as `settings` say.
+
+        Raises:
+            UserError: the towers cannot do what was asked for.
+        """
+        refuse_impossible(settings, self.abilities(), patch_dropout)
+        self.settings = settings
+        self.work = Work(
+            pooled_last_block=settings.pooled_last_block != "off",
+            activation_checkpointing=settings.activation_checkpointing,
+            static_shapes=settings.compile,
+        )
+        towers = (image_tower(self.backbone), text_tower(self.backbone))
+        self._lock()
+        for tower in towers if settings.activation_checkpointing else ():
+            recompute(tower)
+        for tower in towers if settings.compile else ():
+            compile_blocks(tower, settings.compile_backend)
+
+    def _lock(self) -> None:
+        if self.settings.lock_image:
+            lock_image(self.backbone, self.settings.unlocked_image_groups)
+        if self.settings.lock_text:
+            lock_text(self.backbone, self.settings.unlocked_text_groups)
+        if self.settings.lock_image or self.settings.lock_text:
+            self.locked = locked_parts(self.backbone)
+
+    def rest_locked_parts(self) -> None:
+        """Put locked parts into evaluation mode, after the whole model was put into training mode."""
+        for part in self.locked:
+            rest(part, self.settings.freeze_batch_norm)
+
+    def moving_batch_norms(self) -> list[str]:
+        """Names of the batch norms whose statistics follow the batches of a training run."""
+        resting = self.locked if self.settings.freeze_batch_norm else []
+        frozen = {part for locked in resting for part in locked.modules()}
+        parts = self.backbone.named_modules()
+        return [name for name, part in parts if isinstance(part, _BatchNorm) and part not in frozen]
+
+    def encode_image(self, pixels: Float[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch embed"]:
+        """Of normalised pixels, in the memory layout of the weights."""
+        if is_channels_last(self.backbone):
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.image.encode(pixels, self.work)
+
+    def encode_some_patches(
+        self,
+        images: UInt8[Tensor, "batch 3 height width_px"],
+        keys: Int[Tensor, " batch"],
+        dropped: float,
+        spec: ImageSpec,
+    ) -> Float[Tensor, "batch embed"]:
+        """Of raw pixels, of which those of dropped patches are not even normalised."""
+        grid = self.image.grid
+        kept = kept_patches(keys, grid[0] * grid[1], dropped)
+        patches = gather_patches(images, kept, grid, self.image.patch_size)
+        dtype = self.backbone.logit_scale.dtype
+        return self.image.encode_patches(spec.normalise(patches, dtype), kept, self.work)
+
+    def encode_text(self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None) -> Float[Tensor, "batch embed"]:
+        """Of tokens that may be narrower than the context length."""
+        return self.text.encode(tokens, lengths, self.settings.text_groups, self.work)
+
+    def resize_images(self, size: Grid) -> dict[str, Tensor]:
+        """Another input size; returns the parameters that it replaced."""
+        before = resize_images(self.backbone, size)
+        self.choose(self.text.context_length)
+        return before
+
+    def resize_context(self, length: int) -> dict[str, Tensor]:
+        """Another context length; returns the parameters that it replaced."""
+        before = resize_context(self.backbone, length)
+        self.choose(length)
+        return before
+
+
+def compile_blocks(tower: nn.Module, backend: str) -> None:
+    """Compile each block for itself: blocks of one tower share their code, so that each shape is compiled once.
+
+    Raises:
+        UserError: torch knows no such backend.
+    """
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if backend not in known:
+        raise UserError(f"towers.compile_backend={backend!r}: expected one of {', '.join(known)}")
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
+    for block in blocks_of(tower):
+        block.compile(backend=backend, dynamic=False)

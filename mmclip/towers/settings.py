@@ -1,0 +1,60 @@
+"""The `[towers]` table of a run: how the towers compute, and which parts of them learn."""
+
+from typing import Literal
+
+from mmclip.config import config
+from mmclip.errors import UserError
+
+Switch = Literal["auto", "on", "off"]
+
+
+@config
+class TowersConfig:
+    """How the towers compute, and which parts learn; but for patch dropout and locks, no setting changes an embedding."""
+
+    text_groups: Literal["auto"] | int = "auto"
+    """Groups of captions of like length that the text tower runs one by one; auto: by length, 1 where padding is read."""
+    pooled_last_block: Switch = "auto"
+    """Compute the last block for the pooled token alone; auto: in the towers where nothing else reads its output."""
+    patch_dropout: float | None = None
+    """Share of the patches that training drops (FLIP, Li et al. 2023); by default the architecture's own, mostly 0."""
+    unmasked_tail: float = 0.0
+    """Last share of the run that sees all patches (FLIP, section 3)."""
+    activation_checkpointing: bool = False
+    """Keep the input of each block alone and compute the rest again in the backward pass: a third more work."""
+    compile: bool = False
+    """Compile each block with torch.compile, for the few shapes that groups and patches have."""
+    compile_backend: str = "inductor"
+    """The backend of torch.compile."""
+    lock_image: bool = False
+    """Train no weight of the image tower (LiT, Zhai et al. 2022), but its last `unlocked_image_groups`."""
+    unlocked_image_groups: int = 0
+    """Groups at the end of a locked image tower that train, counted as open_clip does."""
+    lock_text: bool = False
+    """Train no weight of the text tower, but its last `unlocked_text_groups`."""
+    unlocked_text_groups: int = 0
+    """Groups at the end of a locked text tower that train, counted as open_clip does."""
+    freeze_batch_norm: bool = True
+    """Keep the statistics of batch norms in locked parts too; false moves them on, as open_clip does by default."""
+
+    def __post_init__(self) -> None:
+        if self.text_groups != "auto" and self.text_groups < 1:
+            raise UserError(
+                f"towers.text_groups={self.text_groups}: expected auto, or at least 1 (one group: no sorting)"
+            )
+        for name in ("patch_dropout", "unmasked_tail"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share < 1:
+                raise UserError(f"towers.{name}={share}: expected a share from 0 to below 1, such as 0.5")
+        for tower in ("image", "text"):
+            name = f"unlocked_{tower}_groups"
+            groups = getattr(self, name)
+            if groups < 0:
+                raise UserError(f"towers.{name}={groups}: expected 0 or more")
+            if groups and not getattr(self, f"lock_{tower}"):
+                raise UserError(f"towers.{name}={groups} counts groups of a locked tower: set towers.lock_{tower} too")
+        if self.lock_image and self.unlocked_image_groups == 0 and self.patch_dropout:
+            raise UserError(
+                "towers.patch_dropout drops patches from an image tower that towers.lock_image keeps from learning: "
+                "remove one of the two"
+            )
