@@ -1,6 +1,7 @@
 """What a trained pair of towers is used for: embeddings of pictures and captions, and zero-shot classification."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,11 @@ class Embedder(nn.Module):
     spec: ImageSpec
     """Evaluation-time preprocessing."""
     tokenizer: Tokenizer
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether blocks are compiled when they train."""
+        raise NotImplementedError
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -119,16 +125,16 @@ class Embedder(nn.Module):
             raise UserError(f"picture {image} cannot be read: {error}") from error
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(model: Embedder) -> Iterator[None]:
     """Evaluation mode inside, the former mode of every part afterwards: embedding must not switch off a training run."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.training = [part for part in module.modules() if part.training]
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for part in self.training:
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    # The last chunk of every data set is another shape, which would cost more to compile than to run.
+    eager = torch.compiler.set_stance("force_eager") if model.is_compiled else nullcontext()
+    try:
+        with eager:
+            yield
+    finally:
+        for part in training:
             part.training = True

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch._dynamo
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -105,8 +104,8 @@ class Encoders:
         grid = self.image.grid
         kept = kept_patches(keys, grid[0] * grid[1], dropped)
         patches = gather_patches(images, kept, grid, self.image.patch_size)
-        dtype = self.backbone.logit_scale.dtype
-        return self.image.encode_patches(spec.normalise(patches, dtype), kept, self.work)
+        pixels = spec.normalise(patches.flatten(0, 1), self.backbone.logit_scale.dtype)
+        return self.image.encode_patches(pixels.unflatten(0, kept.shape), kept, self.work)
 
     def encode_text(self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None) -> Float[Tensor, "batch embed"]:
         """Of tokens that may be narrower than the context length."""
@@ -131,6 +130,8 @@ def compile_blocks(tower: nn.Module, backend: str) -> None:
     Raises:
         UserError: torch knows no such backend.
     """
+    import torch._dynamo  # seconds, for those alone who compile
+
     known = torch._dynamo.list_backends(exclude_tags=())
     if backend not in known:
         raise UserError(f"towers.compile_backend={backend!r}: expected one of {', '.join(known)}")

@@ -68,6 +68,11 @@ class TwoTower(Embedder):
         return self._encoders.settings
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether blocks are compiled when they train; the `embed_*` methods run them as they are."""
+        return self.settings.compile
+
+    @property
     def abilities(self) -> "TowerAbilities":
         """What these towers can do, and why not what they cannot."""
         return self._encoders.abilities()
@@ -189,8 +194,10 @@ class TwoTower(Embedder):
         return before
 
     def _share(self, settings: TowersConfig) -> float:
-        own = float(self.model_cfg["vision_cfg"].get("patch_dropout") or 0.0)
-        return own if settings.patch_dropout is None else settings.patch_dropout
+        if settings.patch_dropout is not None:
+            return settings.patch_dropout
+        learns = not settings.lock_image or settings.unlocked_image_groups > 0
+        return float(self.model_cfg["vision_cfg"].get("patch_dropout") or 0.0) if learns else 0.0
 
 
 def _attention_of(device: torch.device) -> AbstractContextManager[Any]:
