@@ -69,4 +69,7 @@ def recompute(tower: nn.Module) -> None:
                 f"towers.activation_checkpointing: timm's {type(trunk).__name__} refuses: {error}"
             ) from error
     elif isinstance(tower, HFTextEncoder):
-        tower.transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        transformer: Any = tower.transformer
+        kind = "activation" if hasattr(transformer, "activation_checkpointing_enable") else "gradient"  # before 5.x
+        enable = getattr(transformer, f"{kind}_checkpointing_enable")
+        enable(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})

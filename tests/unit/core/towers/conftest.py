@@ -102,5 +102,3 @@ def gradients() -> Callable[[nn.Module, Tensor], dict[str, Tensor]]:
         return found
 
     return of
-
-
