@@ -19,7 +19,7 @@ from mmclip.towers.patches import Grid
 def resize_images(backbone: Any, size: Grid) -> dict[str, Tensor]:
     """Give the image tower another input size, its position embedding interpolated as open_clip does at loading.
 
-    Returns the tensors as they were, by name, of parameters that changed their shape.
+    Returns the parameters that were replaced, by name, as they were.
 
     Raises:
         UserError: the tower is bound to its size, or the size does not fit its patches.
@@ -40,31 +40,31 @@ def _resize_vit(visual: Any, size: Grid) -> dict[str, Tensor]:
         near = max(height, round(size[0] / height) * height)
         raise UserError(f"model.image_size={size[0]} is no multiple of the patch size {height}; nearest: {near}")
     grid = (size[0] // height, size[1] // width)
-    before = visual.positional_embedding
-    with torch.no_grad():
-        after = torch.cat([before[:1], resized_grid(before[1:], visual.grid_size, grid)])
+    before, grid_before = visual.positional_embedding, visual.grid_size
     visual.image_size, visual.grid_size = size, grid
+    if grid == grid_before:
+        return {}
+    with torch.no_grad():
+        after = torch.cat([before[:1], resized_grid(before[1:], grid_before, grid)])
     visual.positional_embedding = nn.Parameter(after, requires_grad=before.requires_grad)
-    return {} if after.shape == before.shape else {"visual.positional_embedding": before.detach()}
+    return {"visual.positional_embedding": before.detach()}
 
 
 def _resize_timm(visual: Any, size: Grid) -> dict[str, Tensor]:
-    before = {f"visual.{name}": tensor.detach() for name, tensor in visual.named_parameters()}
+    before = dict(visual.named_parameters())
     try:
         visual.set_input_size(size)
     except (AssertionError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         kind = type(visual.trunk).__name__
         raise UserError(f"model.image_size={size[0]}: timm's {kind} cannot take it: {error}") from error
-    after = {f"visual.{name}": tensor for name, tensor in visual.named_parameters()}
-    return {name: tensor for name, tensor in before.items() if after[name].shape != tensor.shape}
+    after = dict(visual.named_parameters())
+    return {f"visual.{name}": tensor.detach() for name, tensor in before.items() if after[name] is not tensor}
 
 
 def resized_grid(
     position: Float[Tensor, "patch width"], before: Grid, after: Grid
 ) -> Float[Tensor, "resized_patch width"]:
     """Bicubic and antialiased (open_clip's `resize_pos_embed`)."""
-    if before == after:
-        return position
     picture = position.T.unflatten(1, before)[None]
     resized = F.interpolate(picture, size=after, mode="bicubic", antialias=True, align_corners=False)
     return resized[0].flatten(1).T.contiguous()
@@ -73,7 +73,7 @@ def resized_grid(
 def resize_context(backbone: Any, length: int) -> dict[str, Tensor]:
     """Give the text tower another context length, its position embedding interpolated as open_clip does at loading.
 
-    Returns the tensors as they were, by name, of parameters that changed their shape.
+    Returns the parameters that were replaced, by name, as they were.
 
     Raises:
         UserError: the tower has fewer positions, or its class token stands in one of them.

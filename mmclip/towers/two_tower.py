@@ -166,9 +166,8 @@ class TwoTower(Embedder):
     def set_image_size(self, size: int | tuple[int, int]) -> dict[str, Tensor]:
         """Take pictures of another size from now on, as a resolution schedule does (CLIPA, RECLIP).
 
-        The position embedding is interpolated as open_clip does at loading; `spec` follows. A parameter that changes its
-        shape is replaced, so an optimizer has to be built anew. Returns such parameters as they were, by their name in
-        `backbone`.
+        The position embedding is interpolated as open_clip does at loading; `spec` follows. Its parameter is replaced, so
+        an optimizer has to be built anew. Returns replaced parameters as they were, by their name in `backbone`.
 
         Raises:
             UserError: the image tower is bound to its size, or the size does not fit its patches.
@@ -182,7 +181,7 @@ class TwoTower(Embedder):
     def set_context_length(self, length: int) -> dict[str, Tensor]:
         """Take captions of another length from now on: positions are interpolated as open_clip does, the tokenizer follows.
 
-        Returns parameters that changed their shape as they were, by their name in `backbone`.
+        Returns replaced parameters as they were, by their name in `backbone`.
 
         Raises:
             UserError: the text tower has fewer positions.

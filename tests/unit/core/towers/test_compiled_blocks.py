@@ -15,7 +15,7 @@ TwoTower = TowersConfig = UserError = None
 
 @pytest.fixture(autouse=True, scope="module")
 def unchecked_copy(request: pytest.FixtureRequest) -> Iterator[None]:
-    """mmclip.towers once more, without the checks of shapes that pytest adds to each function: torch.compile cannot read those."""
+    """mmclip.towers once more, without the checks of shapes that pytest adds: torch.compile cannot read them."""
     checked = {name: sys.modules.pop(name) for name in [*sys.modules] if name.startswith("mmclip.towers")}
     finders = [finder for finder in sys.meta_path if "jaxtyping" in type(finder).__module__]
     assert finders, "the checks are no longer made by an import hook"
