@@ -22,6 +22,9 @@ captions = ["txt", "json:captions"]
 workers = 0
 [model]
 arch = "nano-vit-32"
+[towers]
+patch_dropout = 0.5
+activation_checkpointing = true
 [optimizer]
 lr = 1e-3
 """
