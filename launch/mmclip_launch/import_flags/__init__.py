@@ -16,6 +16,7 @@ from mmclip_launch.import_flags.data import data, evaluation_sets
 from mmclip_launch.import_flags.draft import Draft, as_given, render
 from mmclip_launch.import_flags.flags import OPEN_CLIP, flags, parse
 from mmclip_launch.import_flags.model import model, objective_and_precision
+from mmclip_launch.import_flags.towers import towers
 from mmclip_launch.import_flags.training import (
     batch_and_length,
     checkpoints,
@@ -79,6 +80,7 @@ def translate(command: Command) -> Draft:
     data(draft)
     batch_and_length(draft)
     model(draft)
+    towers(draft)
     objective_and_precision(draft)
     optimizer(draft)
     schedule(draft)

@@ -11,7 +11,7 @@ from mmclip_launch.import_flags.command import Command
 from mmclip_launch.import_flags.flags import flags
 
 SECTIONS = (
-    "", "length", "data", "data.source", "data.augment", "model", "objective", "optimizer", "schedule", "checkpoint",
+    "", "length", "data", "data.source", "data.augment", "model", "towers", "objective", "optimizer", "schedule", "checkpoint",
     "trackers", "evaluation",
 )  # fmt: skip
 WIDTH = 120

@@ -8,12 +8,7 @@ from mmclip.towers.architecture import model_cfg_of
 from mmclip_launch.import_flags.draft import Draft
 
 FILES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
-FORCED = ("force-quick-gelu", "force-custom-text", "force-patch-dropout", "force-image-size", "force-context-length")
-INSIDE = {
-    "force-patch-dropout": ("vision_cfg", "patch_dropout"),
-    "force-image-size": ("vision_cfg", "image_size"),
-    "force-context-length": ("text_cfg", "context_length"),
-}
+FORCED = {"force-quick-gelu": "quick_gelu", "force-custom-text": "custom_text"}
 
 
 def model(draft: Draft) -> None:
@@ -72,23 +67,15 @@ def _fresh(draft: Draft, arch: str, cfg: dict[str, Any], forced: list[str]) -> N
     if forced == ["force-quick-gelu"] and _exists(sibling):
         draft.put("model.arch", sibling, draft.said("model", "force-quick-gelu"))
     elif forced:
-        table = _forced(draft, cfg, forced)
+        table = _forced(cfg, forced)
         draft.put("model.inline", table, f"{draft.said('model', *forced)}: the architecture written out")
     else:
         draft.put("model.arch", arch, draft.said("model"))
 
 
-def _forced(draft: Draft, cfg: dict[str, Any], forced: list[str]) -> dict[str, Any]:
+def _forced(cfg: dict[str, Any], forced: list[str]) -> dict[str, Any]:
     """The architecture with open_clip's own overrides (factory.py), and without nulls, which TOML lacks."""
-    table = deepcopy(cfg)
-    for name in forced:
-        value = draft[name]
-        if name in INSIDE:
-            part, key = INSIDE[name]
-            table[part][key] = value[0] if isinstance(value, list) and len(value) == 1 else value
-        else:
-            table["quick_gelu" if name == "force-quick-gelu" else "custom_text"] = True
-    return _without_none(table)
+    return _without_none({**deepcopy(cfg), **{FORCED[name]: True for name in forced}})
 
 
 def _refuse_forced(draft: Draft, forced: list[str]) -> None:

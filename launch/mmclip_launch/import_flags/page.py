@@ -23,9 +23,9 @@ It reads `python -m open_clip_train.main`, `torchrun`, `torch.distributed.launch
 
 - What changes results and has no place in mmclip yet opens the file under `# NOT carried over:` and stands on the error
   output; the exit code is 0.
-- Where mmclip would train something else without a flag, there is no file, and the exit code is 2: locked towers,
-  distillation, CoCa, other optimizers than AdamW, weighted sources, `pipe:` and URLs, ImageNet weights for the image
-  tower, text towers that start from Hugging Face's weights, changed architectures together with released weights.
+- Where mmclip would train something else without a flag, there is no file, and the exit code is 2: distillation,
+  CoCa, other optimizers than AdamW, weighted sources, `pipe:` and URLs, ImageNet weights for the image tower, text
+  towers that start from Hugging Face's weights, another activation or text class for released weights.
 - What open_clip does by default and mmclip does not is written out: its learning rate, betas and epsilon (they depend on
   the model's name), no clipping of gradients, a warmup of 10,000 steps.
 

@@ -13,6 +13,7 @@ from open_clip_train import params
 from open_clip_train.scheduler import const_lr, cosine_lr
 
 from mmclip.errors import UserError
+from mmclip.towers.settings import TowersConfig
 from mmclip.training.schedule import learning_rate
 from mmclip_data.loading.sources import SyntheticConfig
 from mmclip_launch.cli import run_verb
@@ -145,6 +146,9 @@ def test_each_flag_is_in_the_file_or_refused_by_name(name: str, tmp_path: Path):
         "val-frequency",
         "wandb-project-name",
         "force-quick-gelu",
+        "lock-image-unlocked-groups",
+        "lock-image-freeze-bn-stats",
+        "lock-text-unlocked-layers",
     }
     if flag.status == "mapped" and name not in exempt:
         place: Any = tomllib.loads(text)
@@ -246,10 +250,10 @@ def test_unknown_number_of_processes_is_said_loudly_and_can_be_given(capsys: pyt
 def test_what_would_train_something_else_is_refused():
     others = {
         "--distill-model ViT-L-14 --distill-pretrained openai": "--distill-model",
-        "--lock-image": "--lock-image",
         "--opt timm/lion": "--opt timm/lion: AdamW",
         "--train-data-upsampling-factors 1::2": "does not weight sources",
-        "--pretrained openai --force-image-size 336": "weights bring their own architecture",
+        "--pretrained openai --force-custom-text": "weights bring their own architecture",
+        "--force-image-size 224 336": "model.image_size is the side of a square",
         "--pretrained-image": "--pretrained-image",
         "--model hf-hub:org/name": "local-dir:FOLDER",
         "--train-data s3://bucket/{0..9}.tar": "copy the shards",
@@ -279,13 +283,39 @@ def test_weights_architecture_and_objective(tmp_path: Path):
     assert config_of(f"{WDS} --model local-dir:here", tmp_path).model.init == "local-dir:here"
     assert config_of(f"{WDS} --force-quick-gelu", tmp_path).model.arch == "ViT-B-32-quickgelu"
     assert config_of(f"{WDS} --siglip --precision fp32", tmp_path).objective.type == "siglip"
-    inline = config_of(f"{WDS} --force-image-size 64 --force-patch-dropout 0.5 --force-context-length 20", tmp_path)
-    table = inline.model.inline
+    table = config_of(f"{WDS} --force-custom-text", tmp_path).model.inline
     assert table is not None
-    assert (table["vision_cfg"]["image_size"], table["vision_cfg"]["patch_dropout"]) == (64, 0.5)
-    assert table["text_cfg"]["context_length"] == 20
+    assert table["custom_text"] is True
     with pytest.raises(UserError, match="nearest: ViT-B-32"):
         text_of(f"{WDS} --model ViT-B-33")
+
+
+@pytest.mark.parametrize("weights", ["", "--pretrained openai"])
+def test_sizes_dropout_and_how_towers_compute(weights: str, tmp_path: Path):
+    flags = (
+        "--force-image-size 64 --force-context-length 20 --force-patch-dropout 0.5 --grad-checkpointing --torchcompile"
+    )
+    config = config_of(f"{WDS} {weights} {flags}", tmp_path)
+    assert (config.model.image_size, config.model.context_length) == (64, 20)
+    assert config.towers == TowersConfig(patch_dropout=0.5, activation_checkpointing=True, compile=True)
+
+
+def test_locked_towers(tmp_path: Path):
+    image = f"{WDS} --pretrained openai --lock-image"
+    assert config_of(image, tmp_path).towers == TowersConfig(lock_image=True, freeze_batch_norm=False)
+    assert config_of(
+        f"{image} --lock-image-unlocked-groups 2 --lock-image-freeze-bn-stats --lock-text --lock-text-unlocked-layers 3",
+        tmp_path,
+    ).towers == TowersConfig(
+        lock_image=True, unlocked_image_groups=2, freeze_batch_norm=True, lock_text=True, unlocked_text_groups=3
+    )
+    assert config_of(f"{WDS} --lock-image-unlocked-groups 2", tmp_path).towers == TowersConfig()
+    norms = "open_clip goes on training the layer norms of this locked text tower"
+    roberta = f"{WDS} --model xlm-roberta-base-ViT-B-32 --pretrained laion5b_s13b_b90k --lock-text"
+    assert norms in text_of(roberta)
+    assert norms not in text_of(f"{roberta} --lock-text-freeze-layer-norm")
+    assert norms not in text_of(f"{WDS} --lock-text")
+    assert not config_of(f"{WDS} --model RN50 --grad-checkpointing", tmp_path).towers.activation_checkpointing
 
 
 def test_augmentation(tmp_path: Path):
