@@ -85,7 +85,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
             evaluation = partial(evaluate_now, config, run.step.module.towers, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
-            batches = run.loader.batches(DataPosition(progress.samples_seen))
+            batches = map(run.step.measured, run.loader.batches(DataPosition(progress.samples_seen)))
             try:
                 progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
             finally:

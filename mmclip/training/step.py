@@ -48,6 +48,8 @@ class TrainStep:
 
     def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
         """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""
+        if batch.lengths is not None:
+            return batch
         return replace(batch, lengths=self.module.towers.text_lengths(batch.tokens))
 
     def __call__(self, batch: ImageTextBatch, progress: Progress) -> StepReport:
