@@ -157,7 +157,9 @@ def _add_near(
             reasons[int(rows[place])] = f"picture looks the same ({config.near}, {config.distance} bits)"
     notes = [f"{int(flat.sum()):,} pictures of one colour were not compared by {config.near}"] if flat.any() else []
     unread = int((~hashed).sum())
-    return notes + ([f"{unread:,} pictures that cannot be decoded were not compared"] if unread else [])
+    return notes + (
+        [f"{unread:,} pictures that are too large or cannot be decoded were not compared"] if unread else []
+    )
 
 
 @functools.cache

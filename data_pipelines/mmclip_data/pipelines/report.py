@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmclip.errors import UserError
+from mmclip_data.stores.urls import refuse_url
 
 SHOWN_NAMES = 5
 OWN_FILES = (
@@ -49,6 +50,7 @@ def prepare_output(output: Path, overwrite: bool) -> None:
     Raises:
         UserError: `output` is a file, or holds anything and `overwrite` is not set.
     """
+    refuse_url("output", output)
     if output.exists() and not output.is_dir():
         raise UserError(f"output={output} is a file, expected a folder")
     if output.is_dir() and any(output.iterdir()):

@@ -17,10 +17,9 @@ from mmclip.errors import UserError
 from mmclip_data.pipelines.job import Track, quiet
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_data.shards.columns import ShardIndex
-from mmclip_data.shards.expand import expand_shards
-from mmclip_data.shards.index import open_index
 from mmclip_data.shards.names import IMAGE_EXTENSIONS
 from mmclip_data.shards.pictures import FORMATS
+from mmclip_data.stores import CacheConfig, expand_places, open_indexes
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 ENDINGS = (".png", ".svg")
@@ -33,7 +32,7 @@ class StatsConfig:
     """Histograms of picture sizes, aspects and caption lengths, from the indexes of shards."""
 
     shards: tuple[str, ...]
-    """Files, folders or patterns such as data/{000..127}.tar."""
+    """Files, folders, patterns such as data/{000..127}.tar, or URLs."""
     output: Path | None = None
     """A .png or .svg to draw."""
     index_folder: Path | None = None
@@ -98,8 +97,13 @@ def shard_stats(config: StatsConfig, track: Track = quiet) -> ShardStats:
     """
     if config.output is not None and config.output.suffix.lower() not in ENDINGS:
         raise UserError(f"output={config.output}: expected a name that ends in {' or '.join(ENDINGS)}")
-    tars = expand_shards(config.shards)
-    indexes = list(track((_index(tar, config.index_folder) for tar in tars), len(tars), "stats"))
+    tars = expand_places(config.shards, CacheConfig())
+    indexes = list(track(open_indexes(tars, config.index_folder), len(tars), "stats"))
+    old = [tar for tar, index in zip(tars, indexes, strict=True) if index.version < 2]
+    if old:
+        raise UserError(
+            f"{old[0]}: its index knows no sizes; make it again with `mmclip shards index --force {old[0]}`"
+        )
     measures = tuple(measure for measure in _measures(indexes) if len(measure.values))
     if not measures:
         raise UserError(f"shards={config.shards}: no picture of known size and no caption in {len(tars)} shards")
@@ -112,13 +116,6 @@ def shard_stats(config: StatsConfig, track: Track = quiet) -> ShardStats:
         with atomic_file(config.output) as handle:
             handle.write(draw(stats, config.output.suffix.lower()[1:]))
     return stats
-
-
-def _index(tar: Path, folder: Path | None) -> ShardIndex:
-    index = open_index(tar, folder)
-    if index.version < 2:
-        raise UserError(f"{tar}: its index knows no sizes; make it again with `mmclip shards index --force {tar}`")
-    return index
 
 
 def _measures(indexes: Sequence[ShardIndex]) -> list[Measure]:

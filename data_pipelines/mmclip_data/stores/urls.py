@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -22,6 +23,20 @@ SIGNING = re.compile(
 def is_url(text: str) -> bool:
     """Whether `text` names something on a store (or would, were its protocol known)."""
     return "://" in text
+
+
+def refuse_url(option: str, path: Path) -> None:
+    """Refuse a URL where a folder of this machine is written: as a path it would become a folder called `s3:`.
+
+    Raises:
+        UserError: it is one.
+    """
+    protocol, colon, rest = str(path).partition(":/")
+    if colon and protocol in PROTOCOLS:
+        url = public(f"{protocol}://{rest.lstrip('/')}")
+        raise UserError(
+            f"{option}={url}: expected a folder of this machine; have it written there, and copy it to the store"
+        )
 
 
 @dataclass(frozen=True)

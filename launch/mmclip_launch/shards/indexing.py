@@ -25,6 +25,7 @@ def index(arguments: Sequence[str]) -> None:
     """
     from mmclip_data.shards import index_shards
     from mmclip_data.stores import CacheConfig, RemoteShard, expand_places, index_remote_shards
+    from mmclip_data.stores.urls import refuse_url
 
     parser = Arguments(prog="mmclip shards index", description="Write NAME.tar.mmidx beside each shard.")
     parser.add_argument("shards", nargs="+", help="files, folders, patterns such as data/{000..127}.tar, or URLs")
@@ -35,6 +36,8 @@ def index(arguments: Sequence[str]) -> None:
         "--salvage", action="store_true", help="keep the whole samples of damaged shards, list the rest"
     )
     options = parser.parse_args(arguments)
+    if options.index_folder is not None:
+        refuse_url("index_folder", options.index_folder)
     tars = expand_places(options.shards, CacheConfig())
     local = [tar for tar in tars if isinstance(tar, Path)]
     remote = [tar for tar in tars if isinstance(tar, RemoteShard)]

@@ -1,7 +1,9 @@
 """What is found where shards should be, and how it is told."""
 
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 
 from mmclip.errors import BadSampleError, UserError
@@ -140,3 +142,36 @@ def test_samples_of_shards_of_one_name_have_ids_of_their_own(tmp_path: Path) -> 
     assert make_dedup(config).dropped.names == {
         "picture has the same bytes": ["b/train/0.tar/s0 (of a/train/0.tar/s0)"]
     }
+
+
+def test_a_url_to_write_to_does_not_become_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ShardWriter(tmp_path / "in", "0.tar", samples_per_shard=None) as writer:
+        writer.add("s0", {"jpg": JPEG, "txt": b"x"})
+    (tmp_path / "pictures").mkdir()
+    for end in (".jpg", ".txt"):
+        (tmp_path / "pictures" / f"a{end}").write_bytes(JPEG if end == ".jpg" else b"x")
+    before = sorted(tmp_path.iterdir())
+    for words in (
+        ("repack", "in", "--output", "s3://bucket/out", "--workers", "1"),
+        ("make", "folder", "--source", "pictures", "--output", "s3://bucket/out", "--workers", "1"),
+        ("index", "in", "--index-folder", "s3://bucket/out"),
+    ):
+        assert run_verb(dispatch, ["shards", *words]) == 2
+        assert "=s3://bucket/out: expected a folder of this machine" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_stats_of_shards_on_a_store_read_their_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with ShardWriter(tmp_path / "in", "{}.tar", samples_per_shard=2) as writer:
+        for number in range(5):
+            writer.add(f"{number}", {"jpg": JPEG, "txt": b"x" * (number + 1)})
+    memory = fsspec.filesystem("memory")
+    for path in (tmp_path / "in").iterdir():
+        memory.pipe_file(f"/stats/{path.name}", path.read_bytes())
+    here, there = (shard_stats(StatsConfig(shards=(place,))) for place in (str(tmp_path / "in"), "memory://stats"))
+    assert there.facts() == here.facts()
+    memory.rm("/stats", recursive=True)

@@ -130,7 +130,7 @@ def test_pictures_that_look_alike_are_found_by_a_perceptual_hash(tmp_path: Path)
     assert found == {"smaller": ("1", alike), "png": ("2", alike), "same": ("3", "picture has the same bytes")}
     assert report.notes == [
         "2 pictures of one colour were not compared by phash",
-        "1 pictures that cannot be decoded were not compared",
+        "1 pictures that are too large or cannot be decoded were not compared",
     ]
 
 

@@ -16,6 +16,7 @@ from mmclip_data.pipelines.report import OWN_FILES
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_data.shards.index import index_path, load_index
 from mmclip_data.shards.write import ShardWriter
+from mmclip_data.stores.urls import refuse_url
 
 Work = Callable[[Any], list[Outcome]]
 ITEMS_WORTH_A_PROCESS = 64
@@ -166,6 +167,7 @@ def _refuse_bad_number(samples_per_shard: int) -> None:
 
 def _refuse_strangers(folder: Path) -> None:
     """A folder that holds anything which no job wrote is not ours to fill."""
+    refuse_url("output", folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder} is a file, expected a folder")
     if folder.is_dir() and not (folder / JOURNAL).exists() and any(folder.iterdir()):
