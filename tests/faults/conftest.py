@@ -7,9 +7,9 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -102,10 +102,10 @@ def write_shards(place: Path) -> None:
 
 def write_models(place: Path) -> None:
     """`done` is a finished run; the others are it, damaged."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [str(BIN / "mmclip"), "train", "run.toml", "--output", "done", "--checkpoint.every_steps", "1"]
-    made = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    from mmclip_launch.cli import dispatch, run_verb
+
+    with chdir(place):
+        assert run_verb(dispatch, ["train", "run.toml", "--output", "done", "--checkpoint.every_steps", "1"]) == 0
     newest = "checkpoints/step-00000002/open_clip_model.safetensors"
     for name, damage in {"rotten": rot, "cut": cut}.items():
         shutil.copytree(place / "done", place / name)

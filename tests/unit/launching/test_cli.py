@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmclip_launch.cli import VERBS, run_verb
+from mmclip_launch.cli import VERBS, dispatch, run_verb
 
 BIN = Path(sys.executable).parent
 HEAVY = ("torch", "open_clip", "transformers", "numpy", "pydantic", "tyro")
 
 
-def mmclip(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(BIN / "mmclip"), *arguments], capture_output=True, text=True, cwd=cwd, check=False)
+def mmclip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(BIN / "mmclip"), *arguments], capture_output=True, text=True, check=False)
+
+
+def verb(command: str) -> int:
+    """The exit code of what `mmclip COMMAND` runs, in this process."""
+    return run_verb(dispatch, command.split())
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():
@@ -99,7 +104,10 @@ def test_synthetic_run_trains_and_its_folder_has_the_promised_files(tmp_path: Pa
     assert {"train/loss", "train/learning_rate", "train/samples_per_second", "train/data_wait_fraction"} <= set(last)
 
 
-def test_folder_of_pictures_becomes_shards_that_train_and_evaluate(tmp_path: Path):
+def test_folder_of_pictures_becomes_shards_that_train_and_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
         (tmp_path / "pictures" / name).mkdir(parents=True)
@@ -108,13 +116,12 @@ def test_folder_of_pictures_becomes_shards_that_train_and_evaluate(tmp_path: Pat
             Image.fromarray((np.array(colour) + noise).astype(np.uint8)).save(
                 tmp_path / "pictures" / name / f"{number}.png"
             )
-    made = mmclip("shards", "make", "folder", "--source", "pictures", "--output", "data", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    assert verb("shards make folder --source pictures --output data") == 0
     (tar,) = (tmp_path / "data" / "train").glob("*.tar")
     index = tar.with_name(tar.name + ".mmidx")
     before = index.read_bytes()
     index.unlink()
-    assert mmclip("shards", "index", str(tar)).returncode == 0
+    assert verb(f"shards index {tar}") == 0
     assert index.read_bytes() == before
     source = f'{{ type = "tars", shards = "{tmp_path}/data/train" }}'
     more = f'[[evaluation.datasets]]\nname = "colours"\npath = "{tmp_path}/data"\nsplit = "train"\ntemplates = "none"\n'
@@ -124,19 +131,16 @@ def test_folder_of_pictures_becomes_shards_that_train_and_evaluate(tmp_path: Pat
         .replace("steps = 2", "steps = 12")
     )
     (tmp_path / "run.toml").write_text(text + "[optimizer]\nlr = 2e-3\n")
-    done = mmclip("train", "run.toml", "--precision", "fp32", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert verb("train run.toml --precision fp32") == 0
     (result,) = (tmp_path / "run" / "results").glob("*.json")
     scores = json.loads(result.read_text())
     assert scores["num_samples"] == 24
     assert scores["metrics"]["acc1"] > 0.9
     assert scores["chance"]["acc1"] == 0.5
-    again = mmclip("eval", "run", "--output", "elsewhere", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert verb("eval run --output elsewhere") == 0
     assert json.loads((tmp_path / "elsewhere" / result.name).read_text())["metrics"] == scores["metrics"]
-    named = mmclip("eval", "run", "--dataset", "again=data", "--split", "train", "--output", "third", cwd=tmp_path)
-    assert named.returncode == 0, named.stderr
+    assert verb("eval run --dataset again=data --split train --output third") == 0
     assert len(list((tmp_path / "third").glob("*.json"))) == 1
-    missing = mmclip("eval", "run", "--dataset", "nothing/here", cwd=tmp_path)
-    assert missing.returncode == 2
-    assert "nothing/here" in missing.stderr
+    capsys.readouterr()
+    assert verb("eval run --dataset nothing/here") == 2
+    assert "nothing/here" in capsys.readouterr().err
