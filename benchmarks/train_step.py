@@ -8,10 +8,10 @@ a law: lognormal, mean 16, standard deviation 10, clipped to 77), AdamW's settin
 The loss of both sides at the first step, from the same weights in fp32, agrees to 1e-4, and so does that of the first measured
 step; embeddings of the text tower agree to 1e-4 of their norm. Otherwise nothing is written.
 
-Not equal, because it is what each trainer does. open_clip runs `train_one_epoch` of its trainer with its `ClipLoss` and torch's
-default AdamW, and all 77 columns of each caption. mmclip runs `TrainStep` with its defaults: captions in groups of like length, the
-last block for the pooled token alone, the loss in tiles, fused AdamW; it normalises its pixels within the step, the peer gets them
-normalised.
+Not equal, because it is what each trainer does. open_clip runs `train_one_epoch` of its trainer with its `ClipLoss` and
+torch's default AdamW, and all 77 columns of each caption. mmclip runs `TrainStep` with its defaults: captions in groups of like
+length, the last block for the pooled token alone, the loss in tiles, fused AdamW; it normalises its pixels within the step,
+the peer gets them normalised.
 
 - `b32_fp32`: both in fp32
 - `b32_bf16_vs_fp32`: ours in bf16 autocast beside the peer's fp32, its trainer's way on a CPU; the same runs of the peer
