@@ -74,10 +74,15 @@ class Ours:
 
     def run(self, batch: ImageTextBatch, steps: int = 1) -> Tensor:
         """Take steps on one batch; the last one's loss."""
-        loss = torch.zeros(())
-        for _ in range(steps):
-            loss = self.step(batch, self.progress).loss
-            self.progress = self.progress.after(len(batch.ids))
+        return [self._step(batch) for _ in range(steps)][-1]
+
+    def take(self, batch: ImageTextBatch) -> Tensor:
+        """Take a step on a batch from a loader, as the training loop does; its loss."""
+        return self._step(self.step.measured(batch).to(self.towers.device))
+
+    def _step(self, batch: ImageTextBatch) -> Tensor:
+        loss = self.step(batch, self.progress).loss
+        self.progress = self.progress.after(len(batch.ids))
         return loss
 
 
@@ -102,12 +107,13 @@ class Peer:
         device: torch.device,
         precision: Precision = "fp32",
         *,
-        compiled: bool = False,
+        compile_backend: str | None = None,
     ) -> None:
         self.device = device
         self.model = peer_model(model_cfg, weights).to(device)
         self.optimizer = peer_optimizer(self.model)
-        self.runs: Any = torch.compile(self.model) if compiled else self.model
+        # `--torchcompile` is torch.compile of the whole model, with torch's defaults
+        self.runs: Any = self.model if compile_backend is None else torch.compile(self.model, backend=compile_backend)
         self.loss = NotedLoss()
         self.precision = PEER_PRECISION[precision]
         logging.disable(logging.INFO)  # it writes a line at the end of each call
@@ -119,6 +125,10 @@ class Peer:
 
     def run(self, batch: tuple[Tensor, Tensor], steps: int = 1) -> Tensor:
         """Take steps on one batch; the last one's loss."""
+        return self.train(Repeated(batch, steps), len(batch[0]))
+
+    def train(self, batches: Any, batch_size: int) -> Tensor:
+        """One epoch of its trainer over `batches`; the last loss."""
         args = Namespace(
             device=str(self.device),
             precision=self.precision,
@@ -131,10 +141,10 @@ class Peer:
             rank=0,
             local_rank=0,
             world_size=1,
-            batch_size=len(batch[0]),
+            batch_size=batch_size,
             wandb=False,
         )
-        data = {"train": SimpleNamespace(dataloader=Repeated(batch, steps), set_epoch=lambda epoch: None)}
+        data = {"train": SimpleNamespace(dataloader=batches, set_epoch=lambda epoch: None)}
         train_one_epoch(self.runs, data, self.loss, 0, self.optimizer, None, None, None, args)
         return self.loss.last
 
