@@ -35,7 +35,9 @@ from measure.document import finish
 from measure.ratios import Row
 
 MOST_SECONDS = 590
-NO_DEVICE = "benchmarks/gpu.py measures a CUDA device, and torch sees none here; to run its lines at toy size: --device cpu --tiny"
+NO_DEVICE = (
+    "benchmarks/gpu.py measures a CUDA device, and torch sees none here; for a test of its lines: --device cpu --tiny"
+)
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 """Batches far beyond memory: the first model's step with exact accumulation, by samples a second and memory."""
 
+from functools import partial
+
 import torch
 from measure.captions import Pairs, pairs
 from measure.trainers import Ours
@@ -18,12 +20,10 @@ def run(notes: Notes, scale: Scale, device: torch.device) -> None:
     for batch in scale.large:
         case = f"step {model.name}, batch {batch} by {scale.micro}, bf16"
         with notes.unless_too_large(case):
-            accumulation = AccumulationConfig(micro_batch_size=scale.micro)
-            ours = Ours(cfg, device, "bf16", accumulation=accumulation, batch=batch)
-            ready = ours.prepared(repeated(few, batch // scale.micro))
-            peak = peak_gib(lambda: ours.run(ready), device)  # noqa: B023
-            notes.figure(case, "GiB above the state and the batch, at the peak", peak)
-            (spent,) = in_turn({"": lambda: ours.run(ready)}, device, 1, warm_ups=0)[""]  # noqa: B023
+            ours = Ours(cfg, device, "bf16", accumulation=AccumulationConfig(micro_batch_size=scale.micro), batch=batch)
+            step = partial(ours.run, ours.prepared(repeated(few, batch // scale.micro)))
+            notes.figure(case, "GiB above the state and the batch, at the peak", peak_gib(step, device))
+            (spent,) = in_turn({"step": step}, device, 1, warm_ups=0)["step"]
             notes.figure(case, "samples/s", batch / spent)
 
 

@@ -30,7 +30,7 @@ SECTIONS = (
     Section("end_to_end", shards.run, 75),
     Section("compiled_b32", partial(steps.run_compiled, 0), 90),
     Section("large_batch", large_batch.run, 50),
-    Section("compiled_b16", partial(steps.run_compiled, -2), 75),
-    Section("compiled_l14", partial(steps.run_compiled, -1), 85),
+    Section("compiled_b16", partial(steps.run_compiled, 1), 75),
+    Section("compiled_l14", partial(steps.run_compiled, 2), 85),
 )
 """What is worth most comes first: compiling may eat all of its time."""

@@ -25,7 +25,7 @@ def run_eager(notes: Notes, scale: Scale, device: torch.device) -> None:
 
 def run_compiled(place: int, notes: Notes, scale: Scale, device: torch.device) -> None:
     """One model compiled: blocks by us, the whole by open_clip's `--torchcompile`."""
-    measure(notes, scale, scale.models[place], device, compiled=True)
+    measure(notes, scale, scale.models[min(place, len(scale.models) - 1)], device, compiled=True)
 
 
 def measure(notes: Notes, scale: Scale, model: Model, device: torch.device, compiled: bool) -> None:

@@ -92,7 +92,7 @@ class NotedLoss(ClipLoss):
     last: Tensor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        found = super().forward(*args, **kwargs)
+        found: Any = super().forward(*args, **kwargs)
         self.last = found["contrastive_loss"].detach()
         return found
 

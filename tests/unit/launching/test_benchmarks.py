@@ -78,7 +78,7 @@ def test_figures_that_contradict_each_other_are_refused(bench: dict[str, ModuleT
     document = {"machine": {}, "versions": {}, "date": "2026-11-22", "settings": {}, "rows": [row]}
     with pytest.raises(ValueError, match="outside its spread"):
         bench["document"].check(document)
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="no rows and no figures"):
         bench["document"].check({**document, "rows": []})
     with pytest.raises(ValueError, match="expected positive figures"):
         bench["document"].check({**document, "rows": [{**row, "ours": 0.0}]})
