@@ -45,6 +45,7 @@ class Scale:
     side: int
     shard_batch: int
     shard_steps: int
+    """Four times the workers: processes hand over a batch each, in bursts, and a part of a burst would be no rate."""
     workers: int
     large: tuple[int, ...]
     micro: int
@@ -64,7 +65,7 @@ FULL = Scale(
     pictures=4096,
     side=512,
     shard_batch=512,
-    shard_steps=24,
+    shard_steps=56,
     workers=14,
     large=(16384, 65536, 131072),
     micro=2048,
@@ -83,7 +84,7 @@ TINY = Scale(
     pictures=32,
     side=48,
     shard_batch=8,
-    shard_steps=3,
+    shard_steps=4,
     workers=0,
     large=(16,),
     micro=8,

@@ -34,7 +34,7 @@ WORDS = ("two", "red", "old", "dogs", "house", "tree", "street", "river", "near"
 
 
 def run(notes: Notes, scale: Scale, device: torch.device) -> None:
-    """Each side once, ours first; the first third of the steps warms up."""
+    """Each side once, ours first; the first quarter of the steps warms up."""
     model = scale.models[0]
     cfg, batch = model.cfg(), scale.shard_batch
     case = f"JPEG {scale.side} px to steps of {model.name}, batch {batch}, bf16, {scale.workers} workers"
@@ -57,7 +57,7 @@ def note(notes: Notes, case: str, figures: dict[str, float]) -> None:
 
 def watched(train: Callable[[], object], scale: Scale, device: torch.device) -> dict[str, float]:
     """Samples a second, and CPU time of all processes, from the end of a warm step to the end of the last."""
-    warm, numbers, marks = max(1, scale.shard_steps // 3), count(1), []
+    warm, numbers, marks = max(1, scale.shard_steps // 4), count(1), []
 
     def look(*_: Any) -> None:
         if next(numbers) in (warm, scale.shard_steps):

@@ -14,11 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import mmclip
 from measure import results_page
 from measure.ratios import Row
 from measure.results_page import RESULTS
 
-OUR_PACKAGES = ("mmclip", "torch", "numpy", "pillow")
+OUR_PACKAGES = ("torch", "numpy", "pillow")
 KEYS = {"machine", "versions", "date", "settings", "rows"}
 FIGURE_KEYS = {"case", "metric", "value"}
 
@@ -38,7 +39,7 @@ def finish(
     """
     document = {
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in OUR_PACKAGES}, **peer_versions},
+        "versions": {**our_versions(), **peer_versions},
         "date": datetime.now(UTC).date().isoformat(),
         "settings": dict(settings),
         "rows": [asdict(row) for row in rows],
@@ -53,6 +54,12 @@ def finish(
     if output is None:
         results_page.main()
     return path
+
+
+def our_versions() -> dict[str, str]:
+    """What a reader needs to repeat our side; mmclip may run from a checkout without being installed."""
+    packages = {package: version(package) for package in OUR_PACKAGES}
+    return {"python": platform.python_version(), "mmclip": mmclip.__version__, **packages}
 
 
 def table_of(name: str, rows: Sequence[Row]) -> Table:

@@ -93,7 +93,9 @@ def document(bench: dict[str, ModuleType], found: dict[str, list[dict[str, Any]]
 
 
 def test_every_section_has_time_within_ten_minutes(bench: dict[str, ModuleType]):
-    assert {*SECTIONS, "compiled_b32", "compiled_b16", "compiled_l14"} == {section.name for section in bench["plan"].SECTIONS}
+    assert {*SECTIONS, "compiled_b32", "compiled_b16", "compiled_l14"} == {
+        section.name for section in bench["plan"].SECTIONS
+    }
     assert sum(section.seconds for section in bench["plan"].SECTIONS) <= bench["gpu"].MOST_SECONDS < 600
 
 
