@@ -63,6 +63,20 @@ def test_both_trainers_take_the_same_steps(bench: dict[str, ModuleType]):
     assert losses[-1][0] < losses[0][0], "they learn"
 
 
+def test_the_step_benchmark_compares_sides_that_agree(bench: dict[str, ModuleType]):
+    step, cfg = bench["train_step"], bench["scale"].TOY
+    ours = bench["trainers"].Ours(cfg, CPU, batch=8)
+    peer = bench["trainers"].Peer(cfg, ours.towers.backbone.state_dict(), CPU)
+    text, text_difference = step.text_rows(ours, peer, bench["captions"].captions(16, cfg["text_cfg"], 1), 1)
+    steps, loss_difference = step.step_rows(ours, peer, cfg, 8, 1)
+    rows = [*steps, *text, *step.optimizer_rows(ours, peer, 1)]
+    cases = ("b32_fp32", "b32_bf16_vs_fp32", "text_tower", "optimizer")
+    assert [(row.case, row.metric) for row in rows] == [
+        (case, f"{m} seconds") for case in cases for m in ("CPU", "wall")
+    ]
+    assert max(text_difference, loss_difference) < 1e-5
+
+
 def test_sides_that_differ_are_no_benchmark(bench: dict[str, ModuleType]):
     agreement, loss = bench["train_step"].agreement, torch.tensor(2.0)
     assert agreement("loss", loss * (1 + 5e-5), loss) == pytest.approx(5e-5, rel=0.01)
