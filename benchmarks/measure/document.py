@@ -1,4 +1,4 @@
-"""The end of a benchmark: a table on the terminal, and `benchmarks/results/NAME.json`."""
+"""The end of a benchmark: a table on the terminal, `benchmarks/results/NAME.json` and its tables in `benchmarks/RESULTS.md`."""
 
 import json
 import math
@@ -14,23 +14,36 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import mmclip
+from measure import results_page
 from measure.ratios import Row
+from measure.results_page import RESULTS
 
-RESULTS = Path(__file__).parents[1] / "results"
-OUR_PACKAGES = ("mmclip", "torch", "numpy", "pillow")
+OUR_PACKAGES = ("torch", "numpy", "pillow")
 KEYS = {"machine", "versions", "date", "settings", "rows"}
+FIGURE_KEYS = {"case", "metric", "value"}
 
 
 def finish(
-    name: str, rows: Sequence[Row], peer_versions: Mapping[str, str], settings: Mapping[str, Any], output: Path | None
+    name: str,
+    rows: Sequence[Row],
+    peer_versions: Mapping[str, str],
+    settings: Mapping[str, Any],
+    output: Path | None,
+    *,
+    figures: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Print the rows and write the file; `settings` says what was equal on both sides and how long it ran."""
+    """Print the rows and write the file; `settings` says what was equal on both sides and how long it ran.
+
+    `figures` are those that have no other side: `case`, `metric` and `value`.
+    """
     document = {
         "machine": machine(),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in OUR_PACKAGES}, **peer_versions},
+        "versions": {**our_versions(), **peer_versions},
         "date": datetime.now(UTC).date().isoformat(),
         "settings": dict(settings),
         "rows": [asdict(row) for row in rows],
+        **({"figures": [dict(figure) for figure in figures]} if figures else {}),
     }
     check(document)
     path = output or RESULTS / f"{name}.json"
@@ -38,7 +51,15 @@ def finish(
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     Console().print(table_of(name, rows))
     print(f"written: {path}")
+    if output is None:
+        results_page.main()
     return path
+
+
+def our_versions() -> dict[str, str]:
+    """What a reader needs to repeat our side; mmclip may run from a checkout without being installed."""
+    packages = {package: version(package) for package in OUR_PACKAGES}
+    return {"python": platform.python_version(), "mmclip": mmclip.__version__, **packages}
 
 
 def table_of(name: str, rows: Sequence[Row]) -> Table:
@@ -69,19 +90,26 @@ def check(document: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a key is missing or unknown, a figure is not positive, or a ratio lies outside its own spread.
     """
-    if set(document) != KEYS:
-        raise ValueError(f"keys {sorted(document)}: expected {sorted(KEYS)}")
-    if not document["rows"]:
-        raise ValueError("no rows")
+    if set(document) - {"figures"} != KEYS:
+        raise ValueError(f"keys {sorted(document)}: expected {sorted(KEYS)}, and figures where there are some")
+    if not document["rows"] and not document.get("figures"):
+        raise ValueError("no rows and no figures")
     datetime.strptime(document["date"], "%Y-%m-%d")
     for row in document["rows"]:
         if set(row) != {field.name for field in fields(Row)}:
             raise ValueError(f"row {row}: expected the keys {[field.name for field in fields(Row)]}")
         figures = [row[key] for key in ("ours", "peer", "ratio", "ratio_low", "ratio_high")]
-        if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in figures):
+        if not all(map(_is_positive, figures)):
             raise ValueError(f"row {row}: expected positive figures")
         if not row["ratio_low"] <= row["ratio"] <= row["ratio_high"]:
             raise ValueError(f"row {row}: the ratio lies outside its spread")
+    for figure in document.get("figures", ()):
+        if set(figure) != FIGURE_KEYS or not _is_positive(figure["value"]):
+            raise ValueError(f"figure {figure}: expected {sorted(FIGURE_KEYS)}, and a positive value")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 def _lines(path: str) -> list[str]:

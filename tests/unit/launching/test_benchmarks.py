@@ -24,7 +24,7 @@ def bench() -> Iterator[dict[str, ModuleType]]:
     names = ("ratios", "interleave", "document", "peer", "memory")
     try:
         found = {name: importlib.import_module(f"measure.{name}") for name in names}
-        yield found | {name: importlib.import_module(name) for name in ("epoch", "train", "loss")}
+        yield found | {name: importlib.import_module(name) for name in ("epoch", "end_to_end", "loss")}
     finally:
         sys.path.remove(str(BENCHMARKS))
 
@@ -78,7 +78,7 @@ def test_figures_that_contradict_each_other_are_refused(bench: dict[str, ModuleT
     document = {"machine": {}, "versions": {}, "date": "2026-11-22", "settings": {}, "rows": [row]}
     with pytest.raises(ValueError, match="outside its spread"):
         bench["document"].check(document)
-    with pytest.raises(ValueError, match="no rows"):
+    with pytest.raises(ValueError, match="no rows and no figures"):
         bench["document"].check({**document, "rows": []})
     with pytest.raises(ValueError, match="expected positive figures"):
         bench["document"].check({**document, "rows": [{**row, "ours": 0.0}]})
@@ -91,7 +91,7 @@ def test_committed_results_have_the_agreed_form_and_a_benchmark(bench: dict[str,
 
 
 def test_steady_figures_leave_out_the_warm_steps(bench: dict[str, ModuleType]):
-    train = bench["train"]
+    train = bench["end_to_end"]
     notes = [[110.0, 9.0], [111.0, 10.0], [113.0, 13.0], [115.0, 16.0]]
     figures = train.figures_of(notes, train.Length(steps=4, warm=2, batch=8), started=100.0, ended=120.0)
     assert list(figures.values()) == [16 / 4.0, 6.0 / 16 * 1000, 10.0, 20.0]

@@ -1,20 +1,24 @@
-"""Whole training runs: `mmclip train` beside open_clip's trainer, on the same shards, in turn.
+"""From JPEG shards to trained steps: `mmclip train` beside open_clip's trainer, on the same shards, in turn.
 
-    make bench NAME=train                                      # the figures of benchmarks/results/train.json
-    .venv/bin/python benchmarks/train.py --repetitions 1 --steps 6 --warm 2 --batch 16 --output /tmp/train.json   # a look
+    make bench NAME=end_to_end                                 # the figures of benchmarks/results/end_to_end.json
+    .venv/bin/python benchmarks/end_to_end.py --repetitions 1 --steps 6 --warm 2 --batch 16 --output /tmp/e.json   # a look
 
-Equal on both sides: shards (the embedded emoji, two tars of 1,324 WebP pictures with one caption each), architecture
-(ViT-B/32's proportions at a quarter of its width, context length 77, so that text has the share of the work that it has
-there; built and initialised by open_clip's own classes), batch, fp32, AdamW with the same hyper-parameters, warmup and
-clipping, one loader process, the crop (.9 to 1 of the area), steps, and a checkpoint behind each of two stretches of the
-run (open_clip's epochs). Versions of torch, numpy, pillow and timm are the same; webdataset is the peer's own.
+Equal on both sides: shards (photographs of 512 x 512 pixels, JPEG q90 with grain, captions of 12 words, as img2dataset writes
+them: measure/photographs.py), architecture (ViT-B/32's proportions at a quarter of its width, 224 pixels, context length 77,
+so that text has the share of the work that it has there; built and initialised by open_clip's own classes), batch, fp32,
+AdamW with the same hyper-parameters, warmup and clipping, one loader process, the crop (.9 to 1 of the area), steps, and a
+checkpoint behind each of two stretches of the run (open_clip's epochs). Versions of torch, numpy, pillow and timm are the
+same; webdataset is the peer's own.
 
-Not equal, because it is what each trainer does: mmclip cuts captions to the longest of the batch (exact for a causal
-tower), its update is fused, its loader hands over bytes of pixels, and by default its threads sleep while they wait and
-leave the loader a core. Of the flags that open_clip's README recommends none concerns one process on CPUs, and it has no
-advice on threads. So there are two cases: the threads that each trainer takes by default, and one thread for both. The
-second is the one to quote; the first shows what is lost where nobody sets OMP_NUM_THREADS. Each run is checked: it took
-as many optimizer steps as were asked for.
+Not equal, because it is what each trainer does: mmclip runs captions in groups of like length (exact for a causal tower) and
+the last block for the pooled token alone, its update is fused, it decodes JPEG at the scale that the crop needs, its loader
+hands over bytes of pixels, and by default its threads sleep while they wait and leave the loader a core. Of the flags that
+open_clip's README recommends none concerns one process on CPUs, and it has no advice on threads. So there are two cases: the
+threads that each trainer takes by default, and one thread for both. The second is the one to quote; the first shows what is
+lost where nobody sets OMP_NUM_THREADS. Each run is checked: it took as many optimizer steps as were asked for.
+
+The model is small so that the benchmark ends: the larger the model, the smaller is the loader's part in these figures.
+`train_step.py` has the step alone at full size, `loader.py` the loader alone.
 
 Measured by the same probe on both sides (benchmarks/measure/probe.py), which notes every optimizer step:
 
@@ -43,15 +47,14 @@ from measure.document import finish
 from measure.interleave import interleave
 from measure.open_clip import NAME, open_clip_python, open_clip_versions
 from measure.peer import site_packages
+from measure.photographs import write_shards
 from measure.ratios import Row, compare
 
-from mmclip_data.shards import expand_shards
-
-SHARDS = "embedded:emoji/train-*.tar"
+SIDE, QUALITY, SAMPLES_PER_SHARD = 512, 90, 128
 ARCH_NAME = "mmclip-bench-vit"
 ARCH = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 112, "patch_size": 16, "width": 192, "layers": 3, "head_width": 64},
+    "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 192, "layers": 3, "head_width": 64},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3},
 }
 LR, BETAS, EPS, DECAY, CLIP = 5e-4, (0.9, 0.98), 1e-6, 0.2, 1.0
@@ -80,6 +83,11 @@ class Length:
         if self.steps % 2 or not 1 <= self.warm < self.steps:
             raise SystemExit(f"--steps {self.steps} --warm {self.warm}: expected an even number above the warm steps")
 
+    @property
+    def epoch(self) -> int:
+        """Samples of one of the two stretches, and in the shards."""
+        return self.steps // 2 * self.batch
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whole training runs, mmclip beside open_clip.")
@@ -87,12 +95,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="optimizer steps of a run (default: 16)")
     parser.add_argument("--warm", type=int, default=4, help="steps before the steady ones (default: 4)")
     parser.add_argument("--batch", type=int, default=64, help="samples of a step (default: 64)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/train.json)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/end_to_end.json)")
     options = parser.parse_args()
     length = Length(options.steps, options.warm, options.batch)
     python = open_clip_python()
     rows: list[Row] = []
     with TemporaryDirectory() as folder:
+        print("writing shards", flush=True)
+        write_shards(shards_of(Path(folder)), SIDE, QUALITY, length.epoch, SAMPLES_PER_SHARD)
         run = partial(run_side, Path(folder), python)
         for side in COMMANDS:
             run(side, Length(2, 1, options.batch), {}, "unmeasured")
@@ -103,13 +113,19 @@ def main() -> None:
                 ours, peer = ([run[metric] for run in measured[side]] for side in ("mmclip", "open_clip"))
                 rows.append(compare(case, metric, ours, peer, NAME, higher_is_better=more_is_better))
     settings = {"equal": equal(length), "pairs": options.repetitions, "steps": length.steps, "warm": length.warm}
-    finish("train", rows, open_clip_versions(python), settings, options.output)
+    finish("end_to_end", rows, open_clip_versions(python), settings, options.output)
+
+
+def shards_of(folder: Path) -> Path:
+    """Where the shards of both sides lie."""
+    return folder / "shards"
 
 
 def equal(length: Length) -> dict[str, object]:
     """What both sides had alike."""
     optimizer = {"name": "AdamW", "lr": LR, "betas": list(BETAS), "eps": EPS, "weight_decay": DECAY, "clip": CLIP}
-    return {"shards": SHARDS, "model_cfg": ARCH, "batch": length.batch, "precision": "fp32", "workers": 1, **optimizer}
+    pictures = {"pictures": f"JPEG q{QUALITY}, {SIDE} x {SIDE}", "samples": length.epoch}
+    return {**pictures, "model_cfg": ARCH, "batch": length.batch, "precision": "fp32", "workers": 1, **optimizer}
 
 
 def run_named(
@@ -167,7 +183,7 @@ def our_command(folder: Path, peer: Path, length: Length, name: str) -> tuple[st
         "global_batch_size": length.batch,
         "precision": "fp32",
         "length": {"steps": length.steps},
-        "data": {"source": {"type": "tars", "shards": SHARDS}, "workers": 1},
+        "data": {"source": {"type": "tars", "shards": str(shards_of(folder))}, "workers": 1},
         "model": {"inline": ARCH},
         "optimizer": {
             "lr": LR,
@@ -189,8 +205,8 @@ def peer_command(folder: Path, peer: Path, length: Length, name: str) -> tuple[s
     """The trainer of open_clip; the architecture goes where its `--model` looks for names."""
     (site_packages(peer) / "open_clip" / "model_configs" / f"{ARCH_NAME}.json").write_text(json.dumps(ARCH))
     flags = {
-        "train-data": "::".join(map(str, expand_shards(SHARDS))),
-        "train-num-samples": length.steps // 2 * length.batch,
+        "train-data": "::".join(map(str, sorted(shards_of(folder).glob("*.tar")))),
+        "train-num-samples": length.epoch,
         "dataset-type": "webdataset",
         "model": ARCH_NAME,
         "batch-size": length.batch,
