@@ -16,6 +16,7 @@ from mmclip_launch.import_flags.data import data, evaluation_sets
 from mmclip_launch.import_flags.draft import Draft, as_given, render
 from mmclip_launch.import_flags.flags import OPEN_CLIP, flags, parse
 from mmclip_launch.import_flags.model import model, objective_and_precision
+from mmclip_launch.import_flags.towers import towers
 from mmclip_launch.import_flags.training import (
     batch_and_length,
     checkpoints,
@@ -80,6 +81,7 @@ def translate(command: Command) -> Draft:
     batch_and_length(draft)
     model(draft)
     objective_and_precision(draft)
+    towers(draft)
     optimizer(draft)
     schedule(draft)
     checkpoints(draft)
