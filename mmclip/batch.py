@@ -52,10 +52,12 @@ class ImageTextBatch:
     """Further views of the same pictures, in the order of `data.views`; `images` is view 0."""
     lengths: Int[np.ndarray, " batch"] | None = None
     """Columns of each caption that its tower needs (`TwoTower.text_lengths`); on the host, since they decide shapes."""
+    image_features: Float[Tensor, "batch embed"] | None = None
+    """L2-normalised embeddings by a locked image tower, computed before the run; `images` then have no pixel."""
 
     def to(self, device: torch.device) -> "ImageTextBatch":
         """The same batch with its tensors on `device`; the copy from pinned memory does not block."""
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "tokens", "keys")}
+        move = {name: getattr(self, name).to(device, non_blocking=True) for name in self._tensors()}
         return replace(self, **move, views=tuple(view.to(device, non_blocking=True) for view in self.views))
 
     def split(self, parts: int) -> "list[ImageTextBatch]":
@@ -74,14 +76,19 @@ class ImageTextBatch:
                 ids=self.ids[start : start + size],
                 views=tuple(view[start : start + size] for view in self.views),
                 lengths=None if self.lengths is None else self.lengths[start : start + size],
+                image_features=None if self.image_features is None else self.image_features[start : start + size],
             )
             for start in starts
         ]
 
     def pin_memory(self) -> "ImageTextBatch":
         """The same batch in page-locked memory (called by torch's loader where CUDA is in use)."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("images", "tokens", "keys")}
+        pinned = {name: getattr(self, name).pin_memory() for name in self._tensors()}
         return replace(self, **pinned, views=tuple(view.pin_memory() for view in self.views))
+
+    def _tensors(self) -> tuple[str, ...]:
+        names = ("images", "tokens", "keys")
+        return names if self.image_features is None else (*names, "image_features")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-from mmclip.batch import DataPosition
 from mmclip.errors import UserError
 from mmclip.objectives import Objective
 from mmclip.release import create
@@ -29,13 +28,11 @@ from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
 from mmclip.training.ema import WeightAverage
-from mmclip.training.loop import fit
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.build import build_loader
-from mmclip_data.loading.on_device import finish_on_device
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_eval.result import EvalResult
@@ -47,7 +44,9 @@ from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.drawing import Pass, draw_or_warn
 from mmclip_launch.run.folder import claim, config_table, record
 from mmclip_launch.run.hooks import Run, RunHooks
+from mmclip_launch.run.image_features import encode_once, refuse_learning
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
+from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
 from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
 from mmclip_launch.run.profile import ProfileConfig, profiling
@@ -82,6 +81,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     if resume and not progress.step:
         screen.say(f"no checkpoint under {folder}: starting at step 0")
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    encode_once(config, accelerator, run, screen)
     for line in run.loader.describe(run.total_steps * config.global_batch_size):
         screen.say(line)
     settings, is_main = config_table(config), accelerator.is_main_process
@@ -89,12 +89,9 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
             evaluation = partial(evaluate_now, config, run.step.trained.judged, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
-            start, spec = DataPosition(progress.samples_seen), run.step.module.towers.spec
-            measured = map(run.step.measured, run.loader.batches(start))  # while the tokens are on the host
-            batches = finish_on_device(measured, config.data, spec, accelerator.device)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
-                    progress = fit(run.step, batches, progress, run.total_steps, accelerator.device, hooks)
+                    progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen)
             finally:
                 write_summary(folder, run.loader.summary(), screen)
         done: Pass | None = None
@@ -133,11 +130,15 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     total_steps = config.length.total_steps(config.global_batch_size, loader.samples_per_epoch)
     total_samples = total_steps * config.global_batch_size
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
+    if config.image_features is not None:
+        refuse_learning(towers)
+    parts = plan_parts(config, towers, total_steps)
     optimizer = build_optimizer(config.optimizer, module)
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
     module.to(accelerator.device)  # before the average is taken, which stays where the weights are
     ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
-    return Run(TrainStep(accelerator, module, optimizer, update, config.accumulation, ema), loader, total_steps)
+    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema)
+    return Run(step, loader, total_steps, parts)
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -226,6 +227,7 @@ def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen:
     Raises:
         UserError: the data or its order is not what the run began with.
     """
+    take_size_before(run, step)
     state = load_checkpoint(checkpoint_folder(folder, step), run.step.trained)
     fingerprint = run.loader.fingerprint_at(state.progress.samples_seen)
     if state.data_fingerprint != fingerprint:

@@ -1,5 +1,6 @@
 """The two towers of a model by kind, under the settings of a run: all of `TwoTower` that needs open_clip to be imported."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mmclip.towers.blocks import blocks_of, image_tower, recompute, text_tower
 from mmclip.towers.image import image_encoder
 from mmclip.towers.locking import lock_image, lock_text, locked_parts, rest
 from mmclip.towers.patches import Grid, gather_patches, kept_patches
-from mmclip.towers.resolution import resize_context, resize_images
+from mmclip.towers.resolution import image_grid, refuse_sizes, resize_context, resize_images
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.text import text_encoder
 from mmclip.towers.text_groups import Lengths
@@ -110,6 +111,15 @@ class Encoders:
     def encode_text(self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None) -> Float[Tensor, "batch embed"]:
         """Of tokens that may be narrower than the context length."""
         return self.text.encode(tokens, lengths, self.settings.text_groups, self.work)
+
+    @property
+    def image_grid(self) -> Grid | None:
+        """Rows and columns of patches, where the image tower has them."""
+        return image_grid(self.backbone)
+
+    def refuse_sizes(self, sizes: Sequence[Grid]) -> None:
+        """Refuse input sizes that the image tower cannot take; it stays as it is."""
+        refuse_sizes(self.backbone, sizes)
 
     def resize_images(self, size: Grid) -> dict[str, Tensor]:
         """Another input size; returns the parameters that it replaced."""

@@ -1,6 +1,9 @@
 """Another picture size or context length for towers that have weights already, as for CLIPA and RECLIP."""
 
 import math
+from collections.abc import Sequence
+from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,6 +37,29 @@ def resize_images(backbone: Any, size: Grid) -> dict[str, Tensor]:
     raise UserError(f"model.image_size={size[0]}: image towers of kind {kind} cannot change their size{more}")
 
 
+def refuse_sizes(backbone: Any, sizes: Sequence[Grid]) -> None:
+    """Refuse sizes that the image tower cannot take one after the other; the tower itself stays as it is.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    trial = SimpleNamespace(visual=deepcopy(backbone.visual))
+    for size in sizes:
+        resize_images(trial, size)
+
+
+def image_grid(backbone: Any) -> Grid | None:
+    """Rows and columns of patches that the image tower has positions for; None where it has no such grid."""
+    visual = backbone.visual
+    patches = (
+        visual
+        if isinstance(visual, VisionTransformer)
+        else getattr(getattr(visual, "trunk", None), "patch_embed", None)
+    )
+    grid = getattr(patches, "grid_size", None)
+    return (int(grid[0]), int(grid[1])) if grid is not None else None
+
+
 def _resize_vit(visual: Any, size: Grid) -> dict[str, Tensor]:
     height, width = visual.patch_size
     if size[0] % height or size[1] % width:
@@ -52,11 +78,14 @@ def _resize_vit(visual: Any, size: Grid) -> dict[str, Tensor]:
 
 def _resize_timm(visual: Any, size: Grid) -> dict[str, Tensor]:
     before = dict(visual.named_parameters())
+    learns = {name: tensor.requires_grad for name, tensor in before.items()}
     try:
         visual.set_input_size(size)
     except (AssertionError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         kind = type(visual.trunk).__name__
         raise UserError(f"model.image_size={size[0]}: timm's {kind} cannot take it: {error}") from error
+    for name, tensor in visual.named_parameters():
+        tensor.requires_grad_(learns[name])  # timm makes some anew, which would unlock them
     after = dict(visual.named_parameters())
     return {f"visual.{name}": tensor.detach() for name, tensor in before.items() if after[name] is not tensor}
 

@@ -1,6 +1,7 @@
 """`TwoTower`: an open_clip model with its preprocessing and its tokenizer, as one module."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -83,6 +84,11 @@ class TwoTower(Embedder):
         return self._encoders.text.why_padded is None
 
     @property
+    def image_grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches, where the image tower has them."""
+        return self._encoders.image_grid
+
+    @property
     def patch_dropout(self) -> float:
         """Share of the patches that training drops: the setting, or the architecture's own."""
         return self._share(self.settings)
@@ -131,10 +137,12 @@ class TwoTower(Embedder):
         lengths: Lengths | None = None,
         keys: Int[Tensor, " batch"] | None = None,
         dropped: float = 0.0,
+        image_features: Float[Tensor, "batch embed"] | None = None,
     ) -> TowerOutput:
         """Both embeddings of a batch of raw pixels and tokens, normalised in single precision or better.
 
         `lengths` are as in `encode_text`; `keys` (`ImageTextBatch.keys`) decide which patches a `dropped` share drops.
+        `image_features` (`ImageTextBatch.image_features`) stand for the image tower's output, which then does not run.
 
         Raises:
             ValueError: patches are to be dropped, and there are no keys.
@@ -143,7 +151,9 @@ class TwoTower(Embedder):
             raise ValueError(f"dropped={dropped} without keys: which patches go is a function of the samples' keys")
         dtype = self.logit_scale.dtype
         with _attention_of(self.device):
-            if dropped and keys is not None:
+            if image_features is not None:
+                image_embed = image_features
+            elif dropped and keys is not None:
                 image_embed = self._encoders.encode_some_patches(images, keys, dropped, self.spec)
             else:
                 image_embed = self.encode_image(self.spec.normalise(images, dtype))
@@ -174,9 +184,17 @@ class TwoTower(Embedder):
         """
         pair = (size, size) if isinstance(size, int) else size
         before = self._encoders.resize_images(pair)
-        self.model_cfg["vision_cfg"]["image_size"] = size if isinstance(size, int) else list(size)
+        self.model_cfg["vision_cfg"]["image_size"] = pair[0] if pair[0] == pair[1] else list(pair)
         self.spec = replace(self.spec, size=pair)
         return before
+
+    def refuse_image_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Try sizes out on a copy of the image tower.
+
+        Raises:
+            UserError: the tower is bound to its size, or one of them does not fit its patches.
+        """
+        self._encoders.refuse_sizes(sizes)
 
     def set_context_length(self, length: int) -> dict[str, Tensor]:
         """Take captions of another length from now on: positions are interpolated as open_clip does, the tokenizer follows.

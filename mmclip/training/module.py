@@ -50,7 +50,7 @@ class TrainingModule(nn.Module):
     def encode(self, batch: ImageTextBatch, dropped: float = 0.0) -> TowerOutput:
         """The embeddings of a part of the batch: the same each time that it is asked for, but for `nn.Dropout`."""
         with autocast(self.precision, batch.images.device):
-            return self.towers(batch.images, batch.tokens, batch.lengths, batch.keys, dropped)
+            return self.towers(batch.images, batch.tokens, batch.lengths, batch.keys, dropped, batch.image_features)
 
     def pair_labels(self, batch: ImageTextBatch) -> PairLabels | None:
         """Ids of the batch's captions and pictures for an objective that needs them, else None."""

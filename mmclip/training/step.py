@@ -13,6 +13,7 @@ from torch import Tensor
 from mmclip.batch import ImageTextBatch, ObjectiveOutput, StepReport, TowerOutput
 from mmclip.objectives import ObjectiveContext
 from mmclip.randomness import step_seed
+from mmclip.towers.patches import Grid
 from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate
 from mmclip.training.checkpoint import Trained
 from mmclip.training.ema import WeightAverage
@@ -21,6 +22,7 @@ from mmclip.training.optim import OptimizerConfig
 from mmclip.training.precision import build_scaler
 from mmclip.training.progress import Progress
 from mmclip.training.reduce import average_gradients, not_finite
+from mmclip.training.resolution import set_image_size
 from mmclip.training.schedule import ScheduleConfig, learning_rate
 
 
@@ -57,13 +59,11 @@ class TrainStep:
         ema: WeightAverage | None = None,
     ) -> None:
         self.micro_batches = accumulation.micro_batches(rule.global_batch_size, accelerator.num_processes)
-        self.budget = GraphBudget(int(accumulation.graph_gib * 2**30), list(module.parameters()))
-        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides.
-        prepared: tuple[Any, Any] = accelerator.prepare(module, optimizer)
+        self.graph_bytes = int(accumulation.graph_gib * 2**30)
         self.accelerator = accelerator
         self.module = module
         self.bare_optimizer: Any = optimizer
-        self.wrapped, self.optimizer = prepared
+        self._prepare()
         self.rule = rule
         self.ema = ema
         self.scaler = build_scaler(module.precision, accelerator.device)
@@ -79,6 +79,24 @@ class TrainStep:
         self.wrapped = self.module
         self.accelerator.free_memory()
         gc.collect()
+
+    def _prepare(self) -> None:
+        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides.
+        prepared: tuple[Any, Any] = self.accelerator.prepare(self.module, self.bare_optimizer)
+        self.wrapped, self.optimizer = prepared
+        self.budget = GraphBudget(self.graph_bytes, list(self.module.parameters()))
+
+    def set_image_size(self, size: Grid) -> tuple[str, ...]:
+        """Go on at another size; parameters whose moments begin anew are returned by name.
+
+        Raises:
+            UserError: the image tower cannot take the size.
+        """
+        self.wrapped = self.optimizer = None
+        self.accelerator.free_memory()  # a wrapper that is left would go on reducing the gradients of old parameters
+        anew = set_image_size(self.trained, size)
+        self._prepare()
+        return anew
 
     def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
         """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""

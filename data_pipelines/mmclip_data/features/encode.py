@@ -66,8 +66,8 @@ def encode_images(
     with ThreadPoolExecutor(threads) as pool:
         try:
             for start, pixels in _pixel_chunks(source, to_uint8, chunk_size, pool):
-                embeds = _embed_padded(embed, pixels, chunk_size)
-                rows.append(_finite(embeds, lambda row, start=start: f"sample {source.sample_id(start + row)}"))
+                embeds = embed_padded(embed, pixels, chunk_size)
+                rows.append(finite(embeds, lambda row, start=start: f"sample {source.sample_id(start + row)}"))
                 _report(progress, start + len(pixels), total)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -90,7 +90,7 @@ def encode_texts(
         chunk = distinct[start : start + chunk_size]
         padded = chunk + chunk[-1:] * (chunk_size - len(chunk))
         embeds = _normalised(embed(padded), chunk_size)[: len(chunk)]
-        rows.append(_finite(embeds, lambda row, chunk=chunk: f"text {chunk[row]!r}"))
+        rows.append(finite(embeds, lambda row, chunk=chunk: f"text {chunk[row]!r}"))
         _report(progress, start + len(chunk), len(distinct))
     position = {text: index for index, text in enumerate(distinct)}
     return torch.cat(rows)[torch.tensor([position[text] for text in texts])]
@@ -128,7 +128,10 @@ def _stacked(start: int, pictures: list[Future[Tensor]]) -> tuple[int, Tensor]:
     return start, torch.stack([picture.result() for picture in pictures])
 
 
-def _embed_padded(embed: EmbedImages, pixels: Tensor, chunk_size: int) -> Tensor:
+def embed_padded(
+    embed: EmbedImages, pixels: UInt8[Tensor, "row 3 height width_px"], chunk_size: int
+) -> Float[Tensor, "row embed"]:
+    """L2-normalised fp32 embeddings on the CPU of up to `chunk_size` pictures, encoded as a full chunk."""
     filler = pixels[-1:].expand(chunk_size - len(pixels), -1, -1, -1)
     return _normalised(embed(torch.cat([pixels, filler])), chunk_size)[: len(pixels)]
 
@@ -140,7 +143,12 @@ def _normalised(embeds: Tensor, rows: int) -> Tensor:
     return F.normalize(embeds.detach().float().cpu(), dim=-1)
 
 
-def _finite(embeds: Tensor, name: Callable[[int], str]) -> Tensor:
+def finite(embeds: Float[Tensor, "row embed"], name: Callable[[int], str]) -> Float[Tensor, "row embed"]:
+    """The embeddings themselves.
+
+    Raises:
+        UserError: a row is not finite; `name` tells which.
+    """
     bad = (~torch.isfinite(embeds).all(dim=1)).nonzero()
     if len(bad):
         raise UserError(

@@ -27,6 +27,7 @@ class Row(NamedTuple):
     caption: str
     key: int
     replaced: tuple[str, str] | None
+    image_features: NDArray[np.float32] | None = None
 
 
 @dataclass(eq=False)
@@ -91,12 +92,15 @@ class Assemble:
             np.copyto(array[row], source.permute(1, 2, 0).numpy())
         position = sample["__position__"]
         key = int(words(self.seed, Stream.SAMPLE_KEY, position, 1)[0]) >> 1
-        batch.rows[row] = Row(position, sample["__id__"], sample["caption"], key, sample.get("__replaced__"))
+        replaced, features = sample.get("__replaced__"), sample.get("image_features")
+        batch.rows[row] = Row(position, sample["__id__"], sample["caption"], key, replaced, features)
 
     def finish(self, batch: OpenBatch) -> ImageTextBatch:
         """The batch, all of whose rows are filled."""
         rows = [row for row in batch.rows if row is not None]
         assert len(rows) == self.layout.batch_size, "every row was placed"
+        features = [row.image_features for row in rows if row.image_features is not None]
+        assert len(features) in (0, len(rows)), "all rows come from one kind of map"
         return ImageTextBatch(
             images=batch.views[0],
             tokens=self.tokenize([row.caption for row in rows]),
@@ -107,6 +111,7 @@ class Assemble:
                 Replacement(row.position, *row.replaced, replaced_by=row.sample_id) for row in rows if row.replaced
             ),
             views=batch.views[1:],
+            image_features=torch.from_numpy(np.stack(features)) if features else None,
         )
 
 

@@ -30,6 +30,10 @@ class Loader(Protocol):
         """What a run of so many samples reads, in words."""
         ...
 
+    def take_size(self, spec: ImageSpec) -> None:
+        """Make pictures as `spec` says, in batches that are asked for from now on."""
+        ...
+
     def batches(self, start: DataPosition) -> Iterator[ImageTextBatch]:
         """Batches from `start` on."""
         ...

@@ -84,7 +84,7 @@ class HFDataset:
         }
         if type(features[named]).__name__ == "Image":
             dataset = dataset.cast_column(named, type(features[named])(decode=False))
-        self._rows = dataset.select_columns([named, *self.caption_columns])
+        self._rows = self._cells = dataset.select_columns([named, *self.caption_columns])
         self._fingerprint = ""
 
     @property
@@ -109,15 +109,19 @@ class HFDataset:
     def sample_id(self, shard: int, row: int) -> str:
         return f"{self.name}/{self.split}/{shard * ROWS_IN_SHARD + row:09d}"
 
+    def leave_pictures(self) -> None:
+        self._cells = self._rows.select_columns([*self.caption_columns])
+
     def read(self, shard: int, row: int) -> dict[str, Any]:
         number = shard * ROWS_IN_SHARD + row
-        cells = self._rows[number]
-        picture = self._picture(cells[self.image_column], number)
+        cells = self._cells[number]
+        there = self.image_column in cells
+        picture = {"jpg": self._picture(cells[self.image_column], number)} if there else {}
         captions = {column: self._texts(column, cells[column]) for column in self.caption_columns}
         return {
             "__key__": f"{number:09d}",
             "__url__": f"datasets:{self.name}/{self.split}",
-            "jpg": picture,
+            **picture,
             "json": json.dumps(captions).encode(),
         }
 

@@ -30,6 +30,7 @@ from mmclip_data.loading.opening import SourceConfig, open_source
 from mmclip_data.loading.plan import PlanConfig
 from mmclip_data.loading.planned import Layout, PlannedSource, Prepare, SampleMap
 from mmclip_data.loading.processes import Ahead, Ring, Watch, batches_from_processes
+from mmclip_data.loading.recall import FeatureRows, Recall
 from mmclip_data.loading.scratch import of_thread
 from mmclip_data.loading.slots import Shape, Slots, SlotSource
 from mmclip_data.loading.sources import picture_of
@@ -138,16 +139,36 @@ class TrainLoader:
         self.say = say
         self.config = config
         self.layout = layout
-        self.spec = spec
         self.tokenize = tokenize
         self.seed = seed
         self.opened = open_source(config.source, config.captions)
         self.source = self.opened.source
         self.plan = order_of(self.source, config.plan, seed)
-        self.views = loader_views(spec, config)
-        self.maps = (Decode(spec, self.opened.captions, seed, self.views), *maps)
+        self.own_maps = tuple(maps)
+        self.take_size(spec)
         self.fingerprint = self.plan.fingerprint(self.source.fingerprint)
         """Names the order of samples: a resumed run must find the same one."""
+
+    def take_size(self, spec: ImageSpec) -> None:
+        """Make pictures as `spec` says in batches that are asked for from now on; the samples and their draws stay."""
+        self.spec = spec
+        self.views = loader_views(spec, self.config)
+        self.maps = (Decode(spec, self.opened.captions, self.seed, self.views), *self.own_maps)
+
+    def take_features(self, features: FeatureRows) -> None:
+        """Hand on these, one row a sample of the source, from now on: no picture is read any more.
+
+        Raises:
+            UserError: there are further views, or maps of the user's, which are about pixels.
+        """
+        if self.config.views or self.own_maps:
+            raise UserError(
+                "data.views and maps need pixels, of which a batch of computed features has none: remove them"
+            )
+        self.source.leave_pictures()
+        self.views = (View(0, (0, 0), self.config.augment),)
+        sizes = self.source.shard_sizes
+        self.maps = (Recall(features, np.cumsum(sizes) - sizes, self.opened.captions, self.seed),)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -152,6 +152,10 @@ class Mixture:
         part, own = self._part(shard)
         return part.source.sample_id(own, row)
 
+    def leave_pictures(self) -> None:
+        for part in self.parts:
+            part.source.leave_pictures()
+
     def read(self, shard: int, row: int) -> dict[str, Any]:
         part, own = self._part(shard)
         return {**part.source.read(own, row), "__captions__": part.captions}

@@ -87,7 +87,7 @@ class PlannedSource(IterableDataset):
         if self.watch is not None:
             self.watch.note(position)
         where: dict[str, Any] = {"__position__": position, "__batch_start__": batch_start, "__try__": 0}
-        where["__id__"] = self.source.sample_id(*place)
+        where |= {"__id__": self.source.sample_id(*place), "__place__": place}
         ahead = self._look_ahead()
         if ahead is not None:
             ahead.advance()
@@ -143,7 +143,8 @@ class PlannedSource(IterableDataset):
             except BadSampleError:
                 continue
             identity = self.source.sample_id(*place)
-            return {**sample, **marks, "__try__": attempt, "__id__": identity, "__replaced__": replaced}
+            marks |= {"__try__": attempt, "__id__": identity, "__place__": place, "__replaced__": replaced}
+            return {**sample, **marks}
         raise BadSampleError(
             f"sample {replaced[0]} is bad ({replaced[1]}), and so were {REPLACEMENT_TRIES} drawn in its place: "
             "check the shards with the caption fields of this run"

@@ -99,7 +99,8 @@ class Filled:
     def pin_memory(self) -> "Filled":
         """Called by torch's loader in a thread of the training process, where CUDA is in use."""
         self.views = _rings[self.ring].pinned(self.worker, self.slot)
-        self.rest |= {name: self.rest[name].pin_memory() for name in ("tokens", "keys")}
+        names = ("tokens", "keys", "image_features")
+        self.rest |= {name: self.rest[name].pin_memory() for name in names if self.rest[name] is not None}
         return self
 
     def batch(self) -> ImageTextBatch:
@@ -142,7 +143,7 @@ class _Carrying(IterableDataset):
     def __iter__(self) -> Iterator[Filled | Exception]:
         info = get_worker_info()
         assert info is not None, "loader processes alone iterate here"
-        names = ("tokens", "keys", "ids", "position", "replaced")
+        names = ("tokens", "keys", "ids", "position", "replaced", "image_features")
         try:
             for batch in self.batches:
                 yield Filled(id(self.ring), info.id, self.ring.taken, {name: getattr(batch, name) for name in names})
@@ -211,4 +212,5 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _shared(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), dtype=np.uint8).reshape(shape)
+    size = int(np.prod(shape))  # 0 where the batch carries features in place of pixels
+    return np.frombuffer(mmap.mmap(-1, max(1, size)), dtype=np.uint8)[:size].reshape(shape)

@@ -37,6 +37,10 @@ class Source(Protocol):
         """`source/shard/key`."""
         ...
 
+    def leave_pictures(self) -> None:
+        """Read no picture from now on, only the other members."""
+        ...
+
     def read(self, shard: int, row: int) -> dict[str, Any]:
         """`__key__`, `__url__` and the members by extension.
 
@@ -108,10 +112,16 @@ class IndexedTars:
 
     def restrict(self, extensions: Collection[str]) -> None:
         """Read pictures and these members only, from now on."""
-        self.extensions = frozenset(extensions) | frozenset(IMAGE_EXTENSIONS)
+        self._read_only(frozenset(extensions) | frozenset(IMAGE_EXTENSIONS))
+
+    def leave_pictures(self) -> None:
+        self._read_only(self.extensions - frozenset(IMAGE_EXTENSIONS))
+
+    def _read_only(self, extensions: frozenset[str]) -> None:
+        self.extensions = extensions
         for reader in self.remote_readers:
             if reader is not None:
-                reader.extensions = self.extensions
+                reader.extensions = extensions
 
     @property
     def indexes(self) -> list[ShardIndex]:
@@ -165,10 +175,14 @@ class Synthetic:
         if config.samples < 1:
             raise UserError(f"data.source.samples={config.samples}: expected at least 1")
         self.config = config
+        self._has_pictures = True
 
     @property
     def shard_sizes(self) -> NDArray[np.int64]:
         return np.array([self.config.samples], dtype=np.int64)
+
+    def leave_pictures(self) -> None:
+        self._has_pictures = False
 
     @property
     def fingerprint(self) -> str:
@@ -180,9 +194,11 @@ class Synthetic:
     def read(self, shard: int, row: int) -> dict[str, Any]:
         size, count = self.config.image_size, self.config.caption_words
         draws = words(0, Stream.SYNTHETIC, row, -(-size * size * 3 // 8) + count)
-        pixels = draws[count:].view(np.uint8)[: size * size * 3].reshape(size, size, 3)
         caption = " ".join(f"word{draw % 1000}" for draw in draws[:count].tolist())
-        return {"__key__": f"{row:09d}", "__url__": "synthetic:", "pixels": pixels, "txt": caption.encode()}
+        sample = {"__key__": f"{row:09d}", "__url__": "synthetic:", "txt": caption.encode()}
+        if self._has_pictures:
+            sample["pixels"] = draws[count:].view(np.uint8)[: size * size * 3].reshape(size, size, 3)
+        return sample
 
 
 def picture_of(sample: dict[str, Any]) -> bytes:

@@ -53,8 +53,13 @@ class StreamLoader:
         self.say = say
         self.streamed = StreamedSource(self.source, layout, DataPosition(0), seed, config.workers)
         self.captions = config.captions or stream_captions(self.source)
-        self.views = loader_views(spec, config)
-        self.maps = (Decode(spec, self.captions, seed, self.views), *maps)
+        self.own_maps = tuple(maps)
+        self.take_size(spec)
+
+    def take_size(self, spec: ImageSpec) -> None:
+        """Make pictures as `spec` says, in batches that are asked for from now on."""
+        self.views = loader_views(spec, self.config)
+        self.maps = (Decode(spec, self.captions, self.seed, self.views), *self.own_maps)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -11,8 +11,8 @@ from mmclip_launch.import_flags.command import Command
 from mmclip_launch.import_flags.flags import flags
 
 SECTIONS = (
-    "", "length", "data", "data.source", "data.augment", "model", "towers", "objective", "optimizer", "schedule", "checkpoint",
-    "trackers", "evaluation",
+    "", "length", "data", "data.source", "data.augment", "model", "towers", "objective", "optimizer", "schedule",
+    "accumulation", "checkpoint", "trackers", "evaluation",
 )  # fmt: skip
 WIDTH = 120
 

@@ -23,9 +23,11 @@ It reads `python -m open_clip_train.main`, `torchrun`, `torch.distributed.launch
 
 - What changes results and has no place in mmclip yet opens the file under `# NOT carried over:` and stands on the error
   output; the exit code is 0.
-- Where mmclip would train something else without a flag, there is no file, and the exit code is 2: distillation,
-  CoCa, other optimizers than AdamW, weighted sources, `pipe:` and URLs, ImageNet weights for the image tower, text
-  towers that start from Hugging Face's weights, another activation or text class for released weights.
+- Where mmclip would train something else without a flag, there is no file, and the exit code is 2: distillation, CoCa,
+  other optimizers than AdamW, weighted sources, `pipe:` and URLs, ImageNet weights for the image tower, text towers that
+  start from Hugging Face's weights, `--force-custom-text` and `--force-quick-gelu` together with released weights.
+- `--resume FILE` of a training checkpoint goes on with its moments, its steps and its learning rate (`resume_open_clip`);
+  of bare weights it starts a new run from them, as there.
 - What open_clip does by default and mmclip does not is written out: its learning rate, betas and epsilon (they depend on
   the model's name), no clipping of gradients, a warmup of 10,000 steps.
 
@@ -42,6 +44,7 @@ that open_clip opens as `local-dir:FOLDER`.
 | length | epochs, rounded up to whole batches of each worker | samples, rounded up to one batch |
 | an epoch | about each sample once, or drawn with replacement | each sample once |
 | checkpoints | at the end of epochs | at any step; a resumed run ends with the same weights |
+| accumulation | `--accum-freq`, the scale's gradient times that | `accumulation.micro_batch_size`; the exact gradient |
 | gradient on several processes | right with `--local-loss --gather-with-grad` together | always that of the whole batch |
 """
 

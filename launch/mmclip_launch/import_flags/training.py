@@ -14,7 +14,8 @@ def batch_and_length(draft: Draft) -> None:
     if draft.command.processes != 1:
         parts.append(f"{draft.processes} processes" if draft.command.processes else "1 process")
     if draft["accum-freq"] != 1:
-        parts.append(f"--accum-freq {draft['accum-freq']} (mmclip holds all of it in memory at once)")
+        parts.append(f"--accum-freq {draft['accum-freq']}")
+        draft.put("accumulation.micro_batch_size", draft["batch-size"], draft.said("batch-size", "accum-freq"))
     draft.put("global_batch_size", draft.global_batch_size, " x ".join(parts))
     if draft.command.processes is None:
         draft.lost.append(
@@ -91,7 +92,8 @@ def cooldown(draft: Draft, samples: int | None) -> None:
     """The last `--epochs-cooldown` epochs; open_clip ends at a rate, mmclip at a fraction of the peak."""
     if draft["epochs-cooldown"] is None:
         return draft.refuse("lr-scheduler", "const-cooldown needs --epochs-cooldown, in open_clip too")
-    draft.put("schedule.final_fraction", draft["lr-cooldown-end"] / draft["lr"], draft.said("lr-cooldown-end"))
+    peak = draft.fields["optimizer.lr"][0]
+    draft.put("schedule.final_fraction", draft["lr-cooldown-end"] / peak, draft.said("lr-cooldown-end"))
     draft.put("schedule.cooldown_power", draft["lr-cooldown-power"], draft.said("lr-cooldown-power"))
     if samples is None:
         draft.lose("epochs-cooldown", "the size of an epoch is not known: give schedule.cooldown_samples")

@@ -22,10 +22,12 @@ from mmclip.training.ema import EmaConfig
 from mmclip.training.optim import OptimizerConfig
 from mmclip.training.precision import Precision
 from mmclip.training.progress import LengthConfig
+from mmclip.training.resolution import ResolutionConfig
 from mmclip.training.schedule import ScheduleConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
+from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.profile import ProfileConfig
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
@@ -85,6 +87,10 @@ class RunConfig:
     """Learning rate over the run."""
     accumulation: AccumulationConfig = field(default_factory=AccumulationConfig)
     """Batches that do not fit into memory."""
+    resolution: tuple[ResolutionConfig, ...] = ()
+    """Earlier parts of the run at other picture sizes, each a `[[resolution]]` table; the rest is at the model's own."""
+    image_features: str | None = None
+    """Folder where the features of a locked image tower are kept, computed once before the first step (LiT)."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -106,6 +112,7 @@ class RunConfig:
                 raise UserError(f"{name}={getattr(self, name)}: expected at least 1")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: expected an integer from 0 to 2**63 - 1")
+        refuse_conflicts(self)
 
 
 SAFE_TO_CHANGE = (

@@ -1,7 +1,7 @@
 """What surrounds the steps of a run: metrics, ledger, quarantine, progress, evaluation and checkpoints."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mmclip.ops.gather import gather
 from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_old, save_checkpoint
 from mmclip.training.diagnostics import health
 from mmclip.training.progress import Progress
+from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
@@ -36,6 +37,8 @@ class Run:
     step: TrainStep
     loader: Loader
     total_steps: int
+    parts: Sequence[Part]
+    """Its steps by picture size."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mmclip.tokenizer import Tokenizer
 from mmclip.towers.architecture import ModelConfig, check_arch, check_model_cfg
 from mmclip.towers.weights import WEIGHTS_FILE, read_config, refuse_cut_weights
 from mmclip.training.checkpoint import newest_checkpoint
+from mmclip.training.resolution import parts_of
 from mmclip_data.loading.census import refuse_small, refuse_unusable
 from mmclip_data.loading.mixture import order_of
 from mmclip_data.loading.opening import open_source
@@ -63,6 +64,7 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
         raise UserError(f"resume_open_clip={config.resume_open_clip!r}: no such file; expected open_clip's epoch_N.pt")
     steps = config.length.total_steps(config.global_batch_size, _check_data(config, warn))
     config.schedule.warmup(steps * config.global_batch_size)
+    parts_of(config.resolution, (0, 0), steps, config.global_batch_size)  # the model's own size is not known yet
     datasets = open_datasets(config.evaluation.datasets)
     step = -1 if is_new else _newest_step(folder, warn)
     if isinstance(config.data.source, StreamingConfig):

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from open_clip_train import params
-from open_clip_train.scheduler import const_lr, cosine_lr
+from open_clip_train.scheduler import const_lr, const_lr_cooldown, cosine_lr
 
 from mmclip.errors import UserError
-from mmclip.towers.settings import TowersConfig
 from mmclip.training.schedule import learning_rate
 from mmclip_data.loading.sources import SyntheticConfig
 from mmclip_launch.cli import run_verb
@@ -110,7 +109,8 @@ SAMPLES: dict[str, str] = {
     "train-data-upsampling-factors": "1::1",
     "val-data": "v.tar",
     "opt": "AdamW",
-    "resume": "latest",
+    "resume": "there/epoch_1.pt",
+    "lr-cooldown-end": "1e-6",
     "pretrained": "laion2b_s34b_b79k",
     "model": "ViT-B-16",
     "lr-scheduler": "const",
@@ -120,6 +120,15 @@ SAMPLES: dict[str, str] = {
     "aug-cfg": "scale='(0.5,1.0)'",
     "train-data": "e.tar",
 }
+NEEDED = {
+    "epochs-cooldown": "--lr-scheduler const-cooldown",
+    "lr-cooldown-end": "--lr-scheduler const-cooldown --epochs-cooldown 1",
+    "lr-cooldown-power": "--lr-scheduler const-cooldown --epochs-cooldown 1",
+    "lock-image-unlocked-groups": "--lock-image",
+    "lock-image-freeze-bn-stats": "--lock-image",
+    "lock-text-unlocked-layers": "--lock-text --lock-text-freeze-layer-norm",
+}
+"""Flags that others read, in open_clip too."""
 BY_KIND = {"text": "word", "whole": "3", "number": "0.5", "switch": "", "numbers": "0.5 0.5 0.5", "wholes": "64"}
 
 
@@ -127,7 +136,7 @@ BY_KIND = {"text": "word", "whole": "3", "number": "0.5", "switch": "", "numbers
 def test_each_flag_is_in_the_file_or_refused_by_name(name: str, tmp_path: Path):
     flag = flags()[name]
     value = SAMPLES.get(name) or (flag.choices[0] if flag.choices else BY_KIND[flag.kind])
-    command = f"{WDS} --{name} {value}"
+    command = f"{WDS} --{name} {value} {NEEDED.get(name, '')}"
     if flag.effect == "refused" and name not in SAMPLES or name == "distill-model":
         with pytest.raises(UserError, match=rf"something else[^$]*--{name}"):
             text_of(command)
@@ -141,14 +150,10 @@ def test_each_flag_is_in_the_file_or_refused_by_name(name: str, tmp_path: Path):
     exempt = {
         "imagenet-v2",
         "opt",
-        "resume",
         "zeroshot-frequency",
         "val-frequency",
         "wandb-project-name",
         "force-quick-gelu",
-        "lock-image-unlocked-groups",
-        "lock-image-freeze-bn-stats",
-        "lock-text-unlocked-layers",
     }
     if flag.status == "mapped" and name not in exempt:
         place: Any = tomllib.loads(text)
@@ -179,6 +184,8 @@ def test_length_batch_and_frequencies(tmp_path: Path):
     )
     config = config_of(command, tmp_path)
     assert config.global_batch_size == 25 * 8 * 2
+    assert config.accumulation.micro_batch_size == 25
+    assert config.accumulation.micro_batches(config.global_batch_size, 8) == 2
     assert config.length.samples == 300_000
     assert config.schedule.warmup_samples == 10 * 400
     assert (config.checkpoint.every_steps, config.checkpoint.keep) == (2 * 250, 1)
@@ -204,6 +211,23 @@ def test_learning_rates_are_open_clips(flag: str, tmp_path: Path):
         assert ours[7:-1] == pytest.approx(theirs[8:])
     else:
         assert ours == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize(("power", "end"), [(1.0, 0.0), (0.5, 1e-4)])
+def test_cooldowns_are_open_clips(power: float, end: float, tmp_path: Path):
+    """As a cosine, a step ahead: the last step of a cooldown has its last rate."""
+    command = f"{WDS} --train-num-samples 640 --epochs 4 --warmup 7 --lr 0.002 --lr-scheduler const-cooldown"
+    cooled = f"--epochs-cooldown 2 --lr-cooldown-power {power} --lr-cooldown-end {end}"
+    config = config_of(f"{command} {cooled}", tmp_path)
+    optimizer: Any = argparse.Namespace(param_groups=[{}])
+    stock = const_lr_cooldown(optimizer, 0.002, 7, 40, 20, power, end)
+    theirs = [stock(step) for step in range(41)]  # the last is where the fall ends
+    ours = [learning_rate(config.schedule, config.optimizer.lr, (step + 1) * 64, 40 * 64) for step in range(40)]
+    assert ours[:19] == pytest.approx(theirs[:19])
+    assert ours[19:] == pytest.approx(theirs[20:])
+    assert ours[-1] == pytest.approx(end)
+    with pytest.raises(UserError, match="const-cooldown needs --epochs-cooldown, in open_clip too"):
+        text_of(command)
 
 
 PROCESSES = {
@@ -253,7 +277,7 @@ def test_what_would_train_something_else_is_refused():
         "--opt timm/lion": "--opt timm/lion: AdamW",
         "--train-data-upsampling-factors 1::2": "does not weight sources",
         "--pretrained openai --force-custom-text": "weights bring their own architecture",
-        "--force-image-size 224 336": "model.image_size is the side of a square",
+        "--force-image-size 64 32": "square pictures",
         "--pretrained-image": "--pretrained-image",
         "--model hf-hub:org/name": "local-dir:FOLDER",
         "--train-data s3://bucket/{0..9}.tar": "copy the shards",
@@ -279,43 +303,16 @@ def test_weights_architecture_and_objective(tmp_path: Path):
         config_of(f"{WDS} --pretrained laion2b_s34b_b79k", tmp_path).model.init
         == "open_clip:ViT-B-32/laion2b_s34b_b79k"
     )
-    assert config_of(f"{WDS} --resume x/epoch_3.pt", tmp_path).model.init == "open_clip:ViT-B-32/x/epoch_3.pt"
+    resumed = config_of(f"{WDS} --resume x/epoch_3.pt", tmp_path)
+    assert (resumed.model.arch, resumed.resume_open_clip) == ("ViT-B-32", "x/epoch_3.pt")
     assert config_of(f"{WDS} --model local-dir:here", tmp_path).model.init == "local-dir:here"
     assert config_of(f"{WDS} --force-quick-gelu", tmp_path).model.arch == "ViT-B-32-quickgelu"
     assert config_of(f"{WDS} --siglip --precision fp32", tmp_path).objective.type == "siglip"
-    table = config_of(f"{WDS} --force-custom-text", tmp_path).model.inline
+    table = config_of(f"{WDS} --force-custom-text --force-image-size 64", tmp_path).model.inline
     assert table is not None
     assert table["custom_text"] is True
     with pytest.raises(UserError, match="nearest: ViT-B-32"):
         text_of(f"{WDS} --model ViT-B-33")
-
-
-@pytest.mark.parametrize("weights", ["", "--pretrained openai"])
-def test_sizes_dropout_and_how_towers_compute(weights: str, tmp_path: Path):
-    flags = (
-        "--force-image-size 64 --force-context-length 20 --force-patch-dropout 0.5 --grad-checkpointing --torchcompile"
-    )
-    config = config_of(f"{WDS} {weights} {flags}", tmp_path)
-    assert (config.model.image_size, config.model.context_length) == (64, 20)
-    assert config.towers == TowersConfig(patch_dropout=0.5, activation_checkpointing=True, compile=True)
-
-
-def test_locked_towers(tmp_path: Path):
-    image = f"{WDS} --pretrained openai --lock-image"
-    assert config_of(image, tmp_path).towers == TowersConfig(lock_image=True, freeze_batch_norm=False)
-    assert config_of(
-        f"{image} --lock-image-unlocked-groups 2 --lock-image-freeze-bn-stats --lock-text --lock-text-unlocked-layers 3",
-        tmp_path,
-    ).towers == TowersConfig(
-        lock_image=True, unlocked_image_groups=2, freeze_batch_norm=True, lock_text=True, unlocked_text_groups=3
-    )
-    assert config_of(f"{WDS} --lock-image-unlocked-groups 2", tmp_path).towers == TowersConfig()
-    norms = "open_clip goes on training the layer norms of this locked text tower"
-    roberta = f"{WDS} --model xlm-roberta-base-ViT-B-32 --pretrained laion5b_s13b_b90k --lock-text"
-    assert norms in text_of(roberta)
-    assert norms not in text_of(f"{roberta} --lock-text-freeze-layer-norm")
-    assert norms not in text_of(f"{WDS} --lock-text")
-    assert not config_of(f"{WDS} --model RN50 --grad-checkpointing", tmp_path).towers.activation_checkpointing
 
 
 def test_augmentation(tmp_path: Path):

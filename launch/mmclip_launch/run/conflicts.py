@@ -1,0 +1,58 @@
+"""Fields of a run that cannot be together; each pair is refused by name before anything is opened."""
+
+from typing import TYPE_CHECKING
+
+from mmclip.errors import UserError
+from mmclip_data.loading.augment import AugmentConfig
+from mmclip_data.loading.streaming import StreamingConfig
+
+if TYPE_CHECKING:
+    from mmclip_launch.run.config import RunConfig
+
+
+def refuse_conflicts(config: "RunConfig") -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        UserError: naming the fields.
+    """
+    if config.resolution:
+        _refuse_beside_resolution(config)
+    if config.image_features is not None:
+        _refuse_beside_features(config)
+
+
+def _refuse_beside_resolution(config: "RunConfig") -> None:
+    if isinstance(config.data.source, StreamingConfig):
+        raise UserError(
+            "resolution: a stream would begin anew at each change of size: index the shards and use type = "
+            '"tars", or remove resolution'
+        )
+    if config.resume_open_clip is not None:
+        raise UserError(
+            "resolution: a checkpoint that resume_open_clip takes over has one size: remove one of the two, or start "
+            "from its weights by model.init"
+        )
+
+
+def _refuse_beside_features(config: "RunConfig") -> None:
+    towers, data = config.towers, config.data
+    changed = [name for name, value in vars(data.augment).items() if value != getattr(AugmentConfig(), name)]
+    reasons = {
+        "towers.lock_image = false": not towers.lock_image,
+        f"towers.unlocked_image_groups = {towers.unlocked_image_groups}": towers.unlocked_image_groups > 0,
+        "towers.freeze_batch_norm = false": not towers.freeze_batch_norm,
+        f"towers.patch_dropout = {towers.patch_dropout}": bool(towers.patch_dropout),
+        "resolution": bool(config.resolution),
+        'data.augment_on = "device"': data.augment_on == "device",
+        "data.views": bool(data.views),
+        **{f"data.augment.{name} = {getattr(data.augment, name)}": True for name in changed},
+        'data.source.type = "streaming"': isinstance(data.source, StreamingConfig),
+    }
+    refused = [name for name, applies in reasons.items() if applies]
+    if refused:
+        raise UserError(
+            f"image_features = {config.image_features!r} encodes each picture once, at evaluation preprocessing, by an image "
+            f"tower that never changes (towers.lock_image = true); that excludes {', '.join(refused)}: change these, or "
+            "leave image_features out"
+        )
