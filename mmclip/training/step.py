@@ -83,6 +83,8 @@ class TrainStep:
     def _prepare(self) -> None:
         # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides.
         prepared: tuple[Any, Any] = self.accelerator.prepare(self.module, self.bare_optimizer)
+        self.wrapped: Any
+        self.optimizer: Any
         self.wrapped, self.optimizer = prepared
         self.budget = GraphBudget(self.graph_bytes, list(self.module.parameters()))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmclip.errors import UserError
-from mmclip.training.optim import OptimizerConfig, build_optimizer
+from mmclip.training.optim import OptimizerConfig, parameter_groups
 from mmclip.training.progress import LengthConfig
 from mmclip.training.schedule import ScheduleConfig, learning_rate
 
@@ -51,7 +51,7 @@ def test_length_that_says_nothing_or_too_much_is_refused(length: dict):
 def test_vectors_and_scalars_do_not_decay():
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     module[0].weight.requires_grad_(True)
-    decays, others = build_optimizer(OptimizerConfig(weight_decay=0.3), module).param_groups
+    decays, others = parameter_groups(module.named_parameters(), weight_decay=0.3)
     assert [p.shape for p in decays["params"]] == [torch.Size([4, 3])]
     assert decays["weight_decay"] == 0.3
     assert len(others["params"]) == 3
@@ -61,7 +61,7 @@ def test_vectors_and_scalars_do_not_decay():
 def test_frozen_parameters_are_left_out():
     module = torch.nn.Linear(3, 4)
     module.weight.requires_grad_(False)
-    assert sum(len(group["params"]) for group in build_optimizer(OptimizerConfig(), module).param_groups) == 1
+    assert sum(len(group["params"]) for group in parameter_groups(module.named_parameters(), 0.2)) == 1
 
 
 def test_absurd_learning_rate_is_refused():
