@@ -1,15 +1,17 @@
-"""The workshop: one folder with sound and broken things in it, which the commands of docs/errors.md are run in.
-
-And an S3 on this machine, behind a proxy that fails as stores fail.
+"""The workshop: a folder with sound and broken things for the commands of docs/errors.md; trainings to be killed; and an S3 on
+this machine, behind a proxy that fails as stores fail.
 """
 
 import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,58 @@ def lead_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+@dataclass
+class Training:
+    """A training that runs in a process (and process group) of its own."""
+
+    pid: int
+    log: Path
+    ask: Callable[[str], int | None] = field(repr=False)
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        if self.code is None:
+            self.code = self.ask("poll")
+        return self.code
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        if self.code is None:
+            self.code = self.ask("wait")
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        """End it and its loader's processes at once, as a power cut would."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Training]]:
+    """Start `mmclip train` with the given words."""
+    logs = tmp_path_factory.mktemp("logs")
+    command = [sys.executable, str(Path(__file__).with_name("forked_runs.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def ask(**order: object) -> int | None:
+            print(json.dumps(order), file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline())
+
+        def start(*words: str) -> Training:
+            log = logs / str(len(list(logs.iterdir())))
+            log.touch()
+            pid = ask(start=words, log=str(log))
+            assert pid is not None
+            return Training(pid, log, lambda order: ask(**{order: pid}))
+
+        yield start
+        server.stdin.close()
