@@ -63,6 +63,8 @@ class TrainStep:
         self.accelerator = accelerator
         self.module = module
         self.bare_optimizer: Any = optimizer
+        self.wrapped: Any = module
+        self.optimizer: Any = optimizer
         self._prepare()
         self.rule = rule
         self.ema = ema
@@ -94,7 +96,7 @@ class TrainStep:
         Raises:
             UserError: the image tower cannot take the size.
         """
-        self.wrapped = self.optimizer = None
+        self.wrapped, self.optimizer = self.module, self.bare_optimizer
         self.accelerator.free_memory()  # a wrapper that is left would go on reducing the gradients of old parameters
         anew = set_image_size(self.trained, size)
         self._prepare()
