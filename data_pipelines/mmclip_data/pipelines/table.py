@@ -112,7 +112,7 @@ def make_table(config: TableConfig, track: Track = quiet) -> JobReport:
     rest = [column for column in table.columns if column != image_column]
     captions = choose_captions(config.caption_columns, rest, rest, where)
     assert image_column is not None
-    total = sum(1 for _ in table.rows())
+    total = len(table)
     if not total:
         raise UserError(f"{where}: a header ({', '.join(table.columns)}) and no row below it")
     work = _Rows(image_column, captions, config.image_root or config.source.parent, config.source.name, config.decode)

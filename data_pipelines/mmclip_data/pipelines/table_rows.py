@@ -41,6 +41,11 @@ class Table:
     columns: list[str]
     rows: Callable[[], Iterator[Row | BadRow]]
     separator: str | None = None
+    known_length: int | None = None
+
+    def __len__(self) -> int:
+        """The number of rows, bad ones too; where the file does not say it, they are counted."""
+        return sum(1 for _ in self.rows()) if self.known_length is None else self.known_length
 
     @property
     def fingerprint(self) -> str:
@@ -154,7 +159,7 @@ def _parquet(path: Path) -> Table:
         raise UserError(f"source={path}: {HINT}") from error
     try:
         with parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
+            columns, length = file.schema_arrow.names, file.metadata.num_rows
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"source={path}: not a Parquet file ({error})") from error
 
@@ -166,4 +171,4 @@ def _parquet(path: Path) -> Table:
                     yield Row(line, cells)
                     line += 1
 
-    return Table(path, columns, rows)
+    return Table(path, columns, rows, known_length=length)

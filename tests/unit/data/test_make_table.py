@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,13 @@ def test_columns_of_known_data_sets_are_found(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("filepath,words\n0.jpg,x\n")
     with pytest.raises(UserError, match=r"has a name that says caption \(title, caption"):
         make_table(config(tmp_path))
+
+
+def test_rows_of_parquet_are_counted_without_reading_them(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"image": b"x", "text": "y"}] * 5), tmp_path / "t.parquet")
+    assert len(replace(open_table(tmp_path / "t.parquet"), rows=lambda: pytest.fail("they were read"))) == 5
+    (tmp_path / "t.csv").write_text("image,text\n0.jpg,a\nbad\n1.jpg,b\n")
+    assert len(open_table(tmp_path / "t.csv")) == 3
