@@ -127,9 +127,9 @@ class FaultyServer(ThreadingHTTPServer):
 
 
 def wait_until(done: Callable[[], bool]) -> None:
-    """Look again and again; a test that waits for what never comes fails after a minute."""
+    """Look again and again; a test that waits for what never comes fails after some minutes."""
     waiting = threading.Event()
-    for _ in range(6000):
+    for _ in range(12000):
         if done():
             return
         waiting.wait(0.01)
