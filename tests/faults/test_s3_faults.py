@@ -183,15 +183,15 @@ def test_a_fault_that_stays_stops_the_run_which_then_resumes_in_the_same_order(
 ):
     is_silent = fault in ("mute", "stall")
     loader = make_loader("s3://data/train", tmp_path, 2, mode=mode, idle_seconds=0.5 if is_silent else 20.0)
-    for reader in loader.opened.source.remote_readers:  # type: ignore[attr-defined]
-        reader.tar.store.retry.seconds = 0.5  # not before all is open: a slow machine is soon taken for a silent store
+    (store,) = {reader.tar.store for reader in loader.opened.source.remote_readers}  # type: ignore[attr-defined]
+    store.retry.seconds = 0.5  # not before all is open: a slow machine is soon taken for a silent store
     proxy.choose = lambda request: fault if is_tar(request) and (is_silent or "/3.tar" in request.path) else None
     batches = loader.batches(DataPosition(0))
     before: list[Any] = []
     with pytest.raises(error, match=rf"s3://data/train/\d.tar: {message}"):
         before.extend(map(seen, batches))
     assert before == expected[: len(before)], "what it had was handed out"
-    proxy.choose = lambda request: None
+    proxy.choose, store.retry.seconds = lambda request: None, 60.0
     rest = take(loader, start=len(before), count=2)
     assert rest == expected[len(before) :][:2], "no sample was replaced, and none was skipped"
 
