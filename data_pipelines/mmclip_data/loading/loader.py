@@ -33,7 +33,7 @@ from mmclip_data.loading.processes import Ahead, Ring, Watch, batches_from_proce
 from mmclip_data.loading.recall import FeatureRows, Recall
 from mmclip_data.loading.scratch import of_thread
 from mmclip_data.loading.slots import Shape, Slots, SlotSource
-from mmclip_data.loading.sources import picture_of
+from mmclip_data.loading.sources import LeavesPictures, picture_of
 from mmclip_data.loading.threads import ThreadedBatches
 from mmclip_data.loading.watchdog import Say, Whereabouts, restarting
 
@@ -165,7 +165,8 @@ class TrainLoader:
             raise UserError(
                 "data.views and maps need pixels, of which a batch of computed features has none: remove them"
             )
-        self.source.leave_pictures()
+        if isinstance(self.source, LeavesPictures):
+            self.source.leave_pictures()
         self.views = (View(0, (0, 0), self.config.augment),)
         sizes = self.source.shard_sizes
         self.maps = (Recall(features, np.cumsum(sizes) - sizes, self.opened.captions, self.seed),)

@@ -16,7 +16,7 @@ from mmclip_data.loading.datasets_source import DatasetsConfig
 from mmclip_data.loading.mixture_order import MixtureOrder, make_segments, slot_counts
 from mmclip_data.loading.order import Draws, Order
 from mmclip_data.loading.plan import Plan, PlanConfig
-from mmclip_data.loading.sources import IndexedTars, IndexedTarsConfig, Source, SyntheticConfig
+from mmclip_data.loading.sources import IndexedTars, IndexedTarsConfig, LeavesPictures, Source, SyntheticConfig
 from mmclip_data.stores import RemoteReader
 
 
@@ -154,7 +154,8 @@ class Mixture:
 
     def leave_pictures(self) -> None:
         for part in self.parts:
-            part.source.leave_pictures()
+            if isinstance(part.source, LeavesPictures):
+                part.source.leave_pictures()
 
     def read(self, shard: int, row: int) -> dict[str, Any]:
         part, own = self._part(shard)

@@ -37,10 +37,6 @@ class Source(Protocol):
         """`source/shard/key`."""
         ...
 
-    def leave_pictures(self) -> None:
-        """Read no picture from now on, only the other members."""
-        ...
-
     def read(self, shard: int, row: int) -> dict[str, Any]:
         """`__key__`, `__url__` and the members by extension.
 
@@ -48,6 +44,15 @@ class Source(Protocol):
             BadSampleError: the bytes are not those that were indexed, or a needed member is missing.
             OSError: the store failed; the sample itself may be sound.
         """
+        ...
+
+
+@runtime_checkable
+class LeavesPictures(Protocol):
+    """A source that can do without its pictures, where their features are known already; others go on reading them."""
+
+    def leave_pictures(self) -> None:
+        """Read no picture from now on, only the other members."""
         ...
 
 
