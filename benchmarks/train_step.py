@@ -51,6 +51,9 @@ QUICK_CFG: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 
+OPTIMIZER_PAIRS = 5
+"""Pairs of optimizer steps for one of whole steps: they take a hundredth of the time, and vary more."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The optimizer step of ViT-B/32, mmclip beside open_clip.")
@@ -65,7 +68,7 @@ def main() -> None:
     peer = Peer(cfg, ours.towers.backbone.state_dict(), torch.device("cpu"))
     text, text_difference = text_rows(ours, peer, captions(CAPTIONS // share, cfg["text_cfg"], 1), options.repetitions)
     steps, loss_difference = step_rows(ours, peer, cfg, BATCH // share, options.repetitions)
-    rows = [*steps, *text, *optimizer_rows(ours, peer, options.repetitions)]
+    rows = [*steps, *text, *optimizer_rows(ours, peer, OPTIMIZER_PAIRS * options.repetitions)]
     equal = {
         "model_cfg": cfg,
         "batch": BATCH // share,
