@@ -24,6 +24,9 @@ REPLACEMENT_TRIES = 100
 
 BATCHES_KEPT = 8
 
+NOTHING_AHEAD: Future[LookAhead | None] = Future()
+"""Stands for a look-ahead that was found not to be needed."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -86,16 +89,17 @@ class PlannedSource(IterableDataset):
         """The sample at a position, whose shard and row are `place`, or the one that replaces it."""
         if self.watch is not None:
             self.watch.note(position)
-        where: dict[str, Any] = {"__position__": position, "__batch_start__": batch_start, "__try__": 0}
-        where |= {"__id__": self.source.sample_id(*place), "__place__": place}
+        where = {"__position__": position, "__batch_start__": batch_start, "__try__": 0, "__place__": place}
         ahead = self._look_ahead()
         if ahead is not None:
             ahead.advance()
         try:
             sample = self.source.read(*place)
         except BadSampleError as error:
-            return self.replacement(where, str(error))
+            return self.replacement({**where, "__id__": self.source.sample_id(*place)}, str(error))
         sample.update(where)
+        if "__id__" not in sample:  # a source that has just made it hands it on
+            sample["__id__"] = self.source.sample_id(*place)
         return sample
 
     def name(self, position: int) -> str:
@@ -105,6 +109,8 @@ class PlannedSource(IterableDataset):
     def _look_ahead(self) -> LookAhead | None:
         """Begun once in each process that reads, by the first of its threads; the others wait for it."""
         found = self._looks_ahead.get(os.getpid())
+        if found is NOTHING_AHEAD:
+            return None
         if found is None:
             mine: Future[LookAhead | None] = Future()
             found = self._looks_ahead.setdefault(os.getpid(), mine)
@@ -113,7 +119,10 @@ class PlannedSource(IterableDataset):
                     mine.set_result(look_ahead(self.source, self._slices()))
                 except BaseException as error:  # it belongs to each of them
                     mine.set_exception(error)
-        return found.result()
+        ahead = found.result()
+        if ahead is None:  # the usual case costs no lock
+            self._looks_ahead[os.getpid()] = NOTHING_AHEAD
+        return ahead
 
     def _slices(self) -> Slices:
         worker = get_worker_info()

@@ -44,6 +44,11 @@ class Columns(Protocol):
     def __getitem__(self, name: str, /) -> np.ndarray: ...
 
 
+def single_rows(columns: Mapping[str, np.ndarray]) -> dict[str, memoryview]:
+    """The same columns as memory whose single rows are read in a quarter of numpy's time."""
+    return {name: column.data for name, column in columns.items()}
+
+
 class Member(NamedTuple):
     """One file of a sample: the payload's first byte in the tar, its length in bytes, its XXH3-64."""
 
@@ -88,8 +93,9 @@ class ShardIndex:
 
     def key(self, sample: int) -> str:
         """The WebDataset key of the sample: the members' path up to the first dot of the file name."""
-        start, end = self._bounds("key_offset", sample, len(self.columns["key_bytes"]))
-        return self.columns["key_bytes"][start:end].tobytes().decode(errors="backslashreplace")
+        rows = self._rows
+        start, end = self._bounds(rows["key_offset"], "key_offset", sample, len(rows["key_bytes"]))
+        return rows["key_bytes"][start:end].tobytes().decode(errors="backslashreplace")
 
     def members(self, sample: int) -> dict[str, Member]:
         """The sample's members by lower-cased extension, in alphabetical order.
@@ -97,15 +103,16 @@ class ShardIndex:
         Raises:
             UserError: the index file is damaged at this sample.
         """
-        columns = getattr(self.columns, "mapped", self.columns)
-        start, end = self._bounds("sample_first_member", sample, self.num_members)
-        owners, numbers, *places = (columns[name][start:end].tolist() for name in MEMBER_COLUMNS)
+        rows = self._rows
+        start, end = self._bounds(rows["sample_first_member"], "sample_first_member", sample, self.num_members)
+        owners, numbers, offsets, sizes, checksums = (rows[name] for name in MEMBER_COLUMNS)
         found: dict[str, Member] = {}
         previous = -1
-        for owner, number, *place in zip(owners, numbers, *places, strict=True):
-            member = Member(*place)
+        for row in range(start, end):
+            number = numbers[row]
+            member = Member(offsets[row], sizes[row], checksums[row])
             if (
-                owner != sample
+                owners[row] != sample
                 or not previous < number < len(self.extensions)
                 or member.offset + member.size > self.tar_size
             ):
@@ -167,12 +174,21 @@ class ShardIndex:
             return "the columns do not have the checksum that the header names"
         return None
 
-    def _bounds(self, column: str, sample: int, limit: int) -> tuple[int, int]:
+    @property
+    def _rows(self) -> Mapping[str, memoryview]:
+        mapped = getattr(self.columns, "rows", None)
+        return self._rows_in_memory if mapped is None else mapped
+
+    @cached_property
+    def _rows_in_memory(self) -> dict[str, memoryview]:
+        return single_rows({name: self.columns[name] for name in IDENTITY_COLUMNS})
+
+    def _bounds(self, column: memoryview, name: str, sample: int, limit: int) -> tuple[int, int]:
         if not 0 <= sample < self.num_samples:
             raise IndexError(f"sample {sample} of a shard with {self.num_samples} samples")
-        start, end = self.columns[column][sample : sample + 2].tolist()
+        start, end = column[sample], column[sample + 1]
         if not start < end <= limit:
-            raise self._damaged(f"column {column} does not rise at sample {sample}")
+            raise self._damaged(f"column {name} does not rise at sample {sample}")
         return start, end
 
     def _damaged(self, problem: str) -> UserError:

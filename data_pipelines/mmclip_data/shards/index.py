@@ -26,6 +26,7 @@ from mmclip_data.shards.columns import (
     MEMBER_COLUMNS,
     Salvage,
     ShardIndex,
+    single_rows,
 )
 from mmclip_data.shards.open_files import OpenFiles
 
@@ -47,21 +48,25 @@ class MappedColumns:
         self._identity = identity
         self._layout = layout
         self._columns: dict[str, np.ndarray] | None = None
+        self._rows: dict[str, memoryview] | None = None
 
     @property
-    def mapped(self) -> dict[str, np.ndarray]:
-        """All columns at once."""
-        return self._columns or self._map()
+    def rows(self) -> dict[str, memoryview]:
+        """All columns, for those who want a few single rows."""
+        rows = self._rows  # another thread may release them at any moment
+        if rows is None:
+            self._rows = rows = single_rows(self._columns or self._map())
+        return rows
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.mapped[name]
+        return (self._columns or self._map())[name]
 
     def lengths(self) -> dict[str, int]:
         """Rows of each column, without mapping them."""
         return {name: count for name, (_, count, _) in self._layout.items()}
 
     def release(self) -> None:
-        self._columns = None
+        self._columns = self._rows = None
 
     def _map(self) -> dict[str, np.ndarray]:
         with self.path.open("rb") as handle:
@@ -76,7 +81,7 @@ class MappedColumns:
         return columns
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_columns": None}
+        return self.__dict__ | {"_columns": None, "_rows": None}
 
 
 def _identity(descriptor: int) -> tuple[int, ...]:
