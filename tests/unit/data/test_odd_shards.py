@@ -1,10 +1,12 @@
 """What is found where shards should be, and how it is told."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from PIL import Image
 
 from mmclip.errors import BadSampleError, UserError
 from mmclip_data.loading.census import refuse_unusable
@@ -13,8 +15,9 @@ from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.sources import IndexedTarsConfig
 from mmclip_data.pipelines.dedup import DedupConfig, make_dedup
 from mmclip_data.pipelines.filter import FilterConfig, make_filter
+from mmclip_data.pipelines.repack import RepackConfig, make_repack
 from mmclip_data.pipelines.stats import StatsConfig, shard_stats
-from mmclip_data.shards import ShardWriter, build_index, index_path, index_shards
+from mmclip_data.shards import ShardWriter, build_index, index_path, index_shards, open_index
 from mmclip_data.shards.names import distinct_names
 from mmclip_data.testing.shard_faults import make_shard
 from mmclip_launch.cli import dispatch, run_verb
@@ -175,3 +178,19 @@ def test_stats_of_shards_on_a_store_read_their_indexes(tmp_path: Path, monkeypat
     here, there = (shard_stats(StatsConfig(shards=(place,))) for place in (str(tmp_path / "in"), "memory://stats"))
     assert there.facts() == here.facts()
     memory.rm("/stats", recursive=True)
+
+
+def test_repack_enlarges_no_picture_that_gets_another_format(tmp_path: Path) -> None:
+    sizes = [Image.open(io.BytesIO(members["jpg"])).size for members in SHARD.samples.values()]
+    with ShardWriter(tmp_path / "in", "0.tar", samples_per_shard=None) as writer:
+        for key, members in SHARD.samples.items():
+            writer.add(key, members)
+    places = {"shards": (str(tmp_path / "in"),), "workers": 1}
+    make_repack(RepackConfig(**places, output=tmp_path / "large", short_side=500, format="png"))
+    make_repack(RepackConfig(**places, output=tmp_path / "small", short_side=8, format="png"))
+    for name, expected in (("large", sizes), ("small", [(8, 8)] * len(sizes))):
+        index = open_index(tmp_path / name / "00000.tar")
+        assert (
+            list(zip(*(index.columns[f"sample_{side}"].tolist() for side in ("width", "height")), strict=True))
+            == expected
+        )
