@@ -11,6 +11,7 @@ from mmclip_eval.clip_benchmark_layout import is_clip_benchmark_folder, read_cli
 from mmclip_eval.fields import parse_field
 from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
+from mmclip_eval.prompts.packaged import ENGLISH
 from mmclip_eval.sharded_samples import ShardedSamples
 from mmclip_eval.tasks import Task
 
@@ -31,12 +32,12 @@ class EvalDatasetConfig:
     """Where the class of a sample stands: `cls` (index or name) or `json:FIELD`."""
     captions: tuple[str, ...] = ()
     """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: `txt`, by line in a CLIP_benchmark folder."""
-    class_names: str | tuple[str, ...] | None = None
-    """A file with one name a line, or the names; None: the folder's classnames.txt, else the sorted labels."""
+    class_names: str | tuple[str | tuple[str, ...], ...] | None = None
+    """A packaged list, a file, or the names (several of one class as a list); None: the folder's own, else the labels."""
     templates: str | tuple[str, ...] | None = None
     """A packaged prompt set, a file, or the templates ({c} is the class name); None: the folder's own file."""
     language: str = "en"
-    """Recorded in the result."""
+    """Of class names and templates: packaged ones are taken in it."""
     group: str | None = None
     """Where a sample's category stands, such as `json:category`: coarser than its class, for the report alone."""
 
@@ -76,11 +77,23 @@ def open_dataset(settings: EvalDatasetConfig) -> EvalDataset:
     if "zero_shot_classification" in tasks:
         class_names = folder.class_names if settings.class_names is None and folder else settings.class_names
         templates = folder.templates if settings.templates is None and folder else settings.templates
-        labelled = read_labelled(samples, settings.label, class_names, templates)
+        if folder:
+            _refuse_unknown_language(settings)
+        labelled = read_labelled(samples, settings.label, class_names, templates, settings.language)
     if "zero_shot_retrieval" in tasks:
         captioned = read_captioned(samples, captions)
     groups = None if settings.group is None else read_groups(samples, settings.group)
     return EvalDataset(settings, samples, tuple(dict.fromkeys(tasks)), labelled, captioned, groups)
+
+
+def _refuse_unknown_language(settings: EvalDatasetConfig) -> None:
+    """The files of a folder do not say in what language they are, and nobody writes but English ones."""
+    left = [name for name in ("class_names", "templates") if getattr(settings, name) is None]
+    if settings.language != ENGLISH and left:
+        raise UserError(
+            f"{settings.name}: language={settings.language!r}, but {' and '.join(left)} would be those of {settings.path}, "
+            f"whose language is not known: set {' and '.join(left)} (to the folder's own files, where they are in it)"
+        )
 
 
 def _evident_task(samples: ShardedSamples, label: str, captions: tuple[str, ...]) -> Task:

@@ -14,7 +14,7 @@ from mmclip.preprocess import ImageSpec
 from mmclip_data.features.encode import CHUNK_SIZE, encode_images, encode_texts
 from mmclip_eval.datasets import EvalDataset, EvalDatasetConfig, open_dataset
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.prompts.prompt_set import sha256_of
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.result import EvalResult, ModelIdentity
 from mmclip_eval.retrieval import zero_shot_retrieval
@@ -114,15 +114,11 @@ Outcome = tuple[Iterable[tuple[str, Estimate]], Mapping[str, Any], Tensor]
 def _classify(dataset: EvalDataset, image_embed: Tensor, encode: EncodeTexts) -> Outcome:
     part = dataset.labelled
     assert part is not None, "open_dataset reads labels for every classification task"
-    weights = class_weights(part.class_names, part.prompts, encode)
+    weights = class_weights(part.texts, encode)
     details = {
         "num_classes": len(part.class_names),
         "class_names": {"source": part.class_names_source, "sha256": sha256_of(part.class_names)},
-        "prompts": {
-            "templates": list(part.prompts.templates),
-            "source": part.prompts.source,
-            "sha256": part.prompts.sha256,
-        },
+        "prompts": {**part.texts.prompts.facts(), "texts_sha256": part.texts.sha256},
     }
     return zero_shot_classification(image_embed, part.labels, weights), details, weights
 

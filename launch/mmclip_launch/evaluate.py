@@ -67,6 +67,9 @@ def evaluate_checkpoint(
     refuse_equal_prompts(opened, model.tokenizer)
     if datasets:
         screen.say(f"evaluating {identity.checkpoint}{said_of(identity)}")
+    for dataset in opened:
+        if dataset.labelled is not None:
+            screen.say(f"{dataset.config.name}: {dataset.labelled.texts.words}")
     evidence: list[Evidence] = []
     results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append)
     paths = [result.write(results_folder) for result in results]
@@ -134,7 +137,9 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="split of a CLIP_benchmark folder (default: test)")
     parser.add_argument("--label", default="cls", help="where the class stands in plain shards: cls or json:FIELD")
-    parser.add_argument("--templates", help="a packaged prompt set or a file with one template a line")
+    parser.add_argument("--templates", help="a packaged prompt set, or a .txt, .toml or .json file of prompts")
+    parser.add_argument("--class-names", help="a packaged list, or a .txt, .toml or .json file of class names")
+    parser.add_argument("--language", default="en", help="of packaged templates and class names (default: en)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--group", help="where a sample's category stands: json:FIELD, for the report alone")
 
@@ -150,6 +155,8 @@ def dataset_of(text: str, options: argparse.Namespace) -> EvalDatasetConfig:
         split=options.split,
         label=options.label,
         templates=options.templates,
+        class_names=options.class_names,
+        language=options.language,
         group=options.group,
     )
 

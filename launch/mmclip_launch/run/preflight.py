@@ -115,15 +115,15 @@ def refuse_equal_prompts(datasets: Sequence[EvalDataset], tokenizer: Tokenizer) 
         UserError: naming the data set, a template and the context length.
     """
     for dataset in datasets:
-        part = dataset.labelled
-        names = list(dict.fromkeys(part.class_names)) if part else []
-        if part is None or len(names) < 2:
+        texts = dataset.labelled.texts if dataset.labelled else None
+        different = list({names: index for index, names in enumerate(texts.classes)}.values()) if texts else []
+        if texts is None or len(different) < 2:
             continue
-        first = tokenizer(part.prompts.fill(names[0]))
-        if all(torch.equal(first, tokenizer(part.prompts.fill(name))) for name in names[1:]):
+        first = tokenizer(texts[different[0]])
+        if all(torch.equal(first, tokenizer(texts[index])) for index in different[1:]):
             raise UserError(
-                f"{dataset.config.name}: all {len(names)} classes give the same tokens: the template "
-                f"{part.prompts.templates[0]!r} is cut at the model's context_length={tokenizer.context_length} before "
+                f"{dataset.config.name}: all {len(different)} classes give the same tokens: the text "
+                f"{texts[different[0]][0]!r} is cut at the model's context_length={tokenizer.context_length} before "
                 "the class name; give a shorter template, or a model with a longer context"
             )
 

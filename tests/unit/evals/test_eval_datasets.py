@@ -16,7 +16,7 @@ def test_a_clip_benchmark_folder_declares_its_task_labels_names_and_templates(cl
     assert dataset.labelled is not None
     assert dataset.labelled.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert dataset.labelled.class_names == ("red", "green", "blue")
-    assert dataset.labelled.prompts.fill("red") == ["a red thing", "something red"]
+    assert dataset.labelled.texts[0] == ["a red thing", "something red"]
     assert [dataset.samples.sample_id(i) for i in (0, 4)] == ["set/0.tar/s0000000", "set/1.tar/s0000000"]
     assert dataset.notes == ()
 
