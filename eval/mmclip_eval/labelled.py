@@ -1,4 +1,4 @@
-"""Labels, class names and prompts of a classification set, each checked against the others."""
+"""Labels and class names of a classification set, checked against each other."""
 
 import difflib
 from collections import Counter
@@ -12,50 +12,46 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_label
 from mmclip_eval.prompts.packaged import ENGLISH
-from mmclip_eval.prompts.prompt_set import ClassTexts
-from mmclip_eval.prompts.reading import ClassNames, Names, load_class_names, load_prompts
-from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.prompts.reading import ClassNames, Names, load_class_names
+from mmclip_eval.samples import Samples
+
+INDICES = "indices alone"
+"""Where class names came from if there are none: they are the numbers, which a probe can do with and a prompt cannot."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What zero-shot classification needs."""
+    """The class of each sample."""
 
     labels: Int[Tensor, " sample"]
-    texts: ClassTexts
+    classes: tuple[tuple[str, ...], ...]
+    """All names of each class."""
     class_names_source: str
     notes: tuple[str, ...]
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each class that is shown."""
-        return self.texts.names
+        """The name of each class that is shown: its first."""
+        return tuple(names[0] for names in self.classes)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the classes have names to be put into prompts."""
+        return self.class_names_source != INDICES
 
 
-def read_labelled(
-    samples: ShardedSamples,
-    label: str,
-    class_names: str | Names | None,
-    templates: str | Sequence[str] | None,
-    language: str = ENGLISH,
-) -> Labelled:
-    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels.
+def read_labelled(samples: Samples, label: str, class_names: str | Names | None, language: str = ENGLISH) -> Labelled:
+    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels, or the indices.
 
     Raises:
-        UserError: a label is missing or names no class, there are no class names, or there are no templates.
+        UserError: a label is missing or names no class, or labels are indices for some and names for others.
     """
-    if templates is None:
-        sets = "simple, imagenet1k and others"
-        raise UserError(f"{samples.name}: no templates; set templates to a packaged set ({sets}), a file or a list")
-    prompts = load_prompts(templates, samples.name, language, dataset=samples.name)
     field = parse_field(label, f"{samples.name}.label")
     members = (samples.members(i, (field.extension,)) for i in range(len(samples)))
     raw = [read_label(field, found, samples.sample_id(i)) for i, found in enumerate(members)]
     names = _class_names(samples.name, class_names, raw, label, language)
-    texts = ClassTexts(names.classes, prompts)
-    texts.check()
     labels = _label_indices(raw, names, samples)
-    return Labelled(torch.tensor(labels), texts, names.source, (*names.notes, *_notes(labels, names.classes)))
+    return Labelled(torch.tensor(labels), names.classes, names.source, (*names.notes, *_notes(labels, names.classes)))
 
 
 def _class_names(
@@ -63,13 +59,18 @@ def _class_names(
 ) -> ClassNames:
     if choice is not None:
         return load_class_names(choice, where, language, dataset=where)
-    if not all(isinstance(value, str) for value in raw):
-        raise UserError(f"{where}: labels are indices but there are no class names; set class_names to a file or list")
-    found = load_class_names(sorted({str(value) for value in raw}), where, language)
-    return ClassNames(found.classes, f"labels at {label}")
+    if all(isinstance(value, str) for value in raw):
+        found = load_class_names(sorted({str(value) for value in raw}), where, language)
+        return ClassNames(found.classes, f"labels at {label}")
+    if all(isinstance(value, int) for value in raw):
+        numbers = range(max(2, 1 + max(int(value) for value in raw)))
+        return ClassNames(tuple((str(number),) for number in numbers), INDICES)
+    raise UserError(
+        f"{where}: some labels are indices and some are names, and there are no class names: set class_names"
+    )
 
 
-def _label_indices(raw: Sequence[int | str], names: ClassNames, samples: ShardedSamples) -> list[int]:
+def _label_indices(raw: Sequence[int | str], names: ClassNames, samples: Samples) -> list[int]:
     index_of = {name: index for index, own in enumerate(names.classes) for name in own}
     several = {name for name, count in _uses(names.classes).items() if count > 1}
     indices: list[int] = []

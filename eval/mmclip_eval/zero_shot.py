@@ -31,22 +31,37 @@ def class_weights(texts: ClassTexts, encode_texts: EncodeTexts) -> Float[Tensor,
     return weights[torch.tensor([row[names] for names in texts.classes])]
 
 
-def zero_shot_classification(
+def rank_and_predict(
     image_embed: Float[Tensor, "sample embed"], labels: Int[Tensor, " sample"], weights: Float[Tensor, "class embed"]
+) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
+    """Per sample how many other classes score at least as high as its own, and which class it is taken for.
+
+    On a tie with its own class a sample is taken for the other one.
+    """
+    blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
+    found = [_rank_and_predict(embed @ weights.T, label) for embed, label in blocks]
+    return torch.cat([rank for rank, _ in found]), torch.cat([predicted for _, predicted in found])
+
+
+def accuracy_figures(
+    rank: Int[Tensor, " sample"], labels: Int[Tensor, " sample"], classes: int
 ) -> Iterator[tuple[str, Estimate]]:
     """Yield `acc1`, `acc5` (from five classes on) and `mean_per_class_recall`, under CLIP_benchmark's names.
 
     Chance is a uniform guess. With exactly five classes `acc5` is 1 by construction, as is its chance.
     """
-    blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
-    rank = torch.cat([true_class_rank(embed @ weights.T, label) for embed, label in blocks])
-    classes = weights.shape[0]
     for k in (1, 5):
         if k <= classes:
             yield f"acc{k}", Estimate(top_k_accuracy(rank, k), accuracy_interval(rank < k), chance=k / classes)
     correct = rank < 1
     recall, interval = mean_per_class_recall(correct, labels), mean_per_class_recall_interval(correct, labels)
     yield "mean_per_class_recall", Estimate(recall, interval, chance=1 / classes)
+
+
+def _rank_and_predict(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    rank = true_class_rank(scores, labels)
+    best_other = scores.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+    return rank, torch.where(rank < 1, labels, best_other)
 
 
 def _block_weights(block: ClassTexts, encode_texts: EncodeTexts) -> Tensor:

@@ -15,7 +15,8 @@ from mmclip.errors import UserError
 from mmclip.release import load, model_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged
-from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
+from mmclip_eval.prompts.prompt_set import ClassTexts
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
 from mmclip_eval.result import EvalResult, ModelIdentity
@@ -67,9 +68,8 @@ def evaluate_checkpoint(
     refuse_equal_prompts(opened, model.tokenizer)
     if datasets:
         screen.say(f"evaluating {identity.checkpoint}{said_of(identity)}")
-    for dataset in opened:
-        if dataset.labelled is not None:
-            screen.say(f"{dataset.config.name}: {dataset.labelled.texts.words}")
+    for name, texts in prompts_of(opened).items():
+        screen.say(f"{name}: {texts.words}")
     evidence: list[Evidence] = []
     results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append)
     paths = [result.write(results_folder) for result in results]
@@ -80,6 +80,12 @@ def evaluate_checkpoint(
         screen.say(f"written: {', '.join(map(str, paths))}")
     run_folder = run_of(identity.checkpoint or checkpoint)
     return Pass(subject_of(model, identity, run_folder), results, evidence, results_folder, run_folder)
+
+
+def prompts_of(opened: Sequence[OpenedDataset]) -> dict[str, ClassTexts]:
+    """What the model is told of the classes of each set that has a task which tells it."""
+    told = [one.dataset for one in opened if any("prompts" in task.needs for task in one.tasks)]
+    return {dataset.config.name: dataset.prompts for dataset in told}
 
 
 def said_of(identity: ModelIdentity) -> str:

@@ -43,6 +43,26 @@ def mean_per_class_recall_interval(correct: Bool[Tensor, " sample"], labels: Int
     return _interval(correct.double() * weight, weight)
 
 
+def median_interval(values: Int[Tensor, " value"], owner: Int[Tensor, " value"]) -> Interval:
+    """95 % interval of the median of values of which several may belong to one sample, and are then drawn together."""
+    order = values.argsort(stable=True)
+    ranked, owners = values[order].numpy(), owner[order].numpy()
+    samples = int(owner.max()) + 1
+    generator = np.random.Generator(np.random.Philox(key=SEED))
+    block = max(1, _BLOCK // (len(ranked) + samples))
+    medians = []
+    for start in range(0, REPLICATES, block):
+        size = min(block, REPLICATES - start)
+        drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=size)
+        ends = drawn[:, owners].cumsum(axis=1)
+        total = ends[:, -1:]
+        # The values at the two middle places of what was drawn, which are the same place where the number is odd.
+        low, high = ((ends > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2))
+        medians.append((ranked[low] + ranked[high]) / 2)
+    low, high = np.quantile(np.concatenate(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def _interval(numerator: Tensor, denominator: Tensor) -> Interval:
     if not len(numerator):
         raise ValueError("an interval of no samples is undefined")

@@ -24,7 +24,7 @@ from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.planned import Layout
 from mmclip_data.loading.stream_loader import refuse_resume, refuse_unusable_stream
 from mmclip_data.loading.streaming import StreamingConfig
-from mmclip_eval.datasets import EvalDataset, EvalDatasetConfig, open_dataset
+from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_launch.faults import free_bytes
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.folder import CONFIG, refuse_changes
@@ -43,7 +43,7 @@ class Checked:
     """Whether the run folder is still to be claimed."""
     step: int
     """Of the checkpoint to continue from; -1 without one."""
-    datasets: Sequence[EvalDataset]
+    datasets: Sequence[OpenedDataset]
 
 
 def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> Checked:
@@ -85,7 +85,7 @@ def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
     return order.samples_per_epoch
 
 
-def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[EvalDataset]:
+def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[OpenedDataset]:
     """Open and check every evaluation set, all before a model is loaded.
 
     Raises:
@@ -98,29 +98,30 @@ def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[EvalDataset]:
                 f"evaluation: {names.count(name)} data sets are named {name!r}, and results are filed by name: "
                 "give each its own (--dataset NAME=PATH)"
             )
-    opened: list[EvalDataset] = []
+    opened: list[OpenedDataset] = []
     for settings in datasets:
         try:
-            opened.append(open_dataset(settings))
+            opened.append(open_dataset(settings, datasets))
         except UserError as error:
             raise UserError(f"evaluation data set {settings.name!r}: {error}") from error
-        opened[-1].samples.close()
+        opened[-1].close()
     return opened
 
 
-def refuse_equal_prompts(datasets: Sequence[EvalDataset], tokenizer: Tokenizer) -> None:
+def refuse_equal_prompts(datasets: Sequence[OpenedDataset], tokenizer: Tokenizer) -> None:
     """Refuse prompts that are cut before the class name, so that every class would be the same text.
 
     Raises:
         UserError: naming the data set, a template and the context length.
     """
-    for dataset in datasets:
-        texts = dataset.labelled.texts if dataset.labelled else None
-        different = list({names: index for index, names in enumerate(texts.classes)}.values()) if texts else []
-        if texts is None or len(different) < 2:
+    for opened in datasets:
+        dataset = opened.dataset
+        if not any("prompts" in task.needs for task in opened.tasks):
             continue
+        texts = dataset.prompts
+        different = list({names: index for index, names in enumerate(texts.classes)}.values())
         first = tokenizer(texts[different[0]])
-        if all(torch.equal(first, tokenizer(texts[index])) for index in different[1:]):
+        if len(different) > 1 and all(torch.equal(first, tokenizer(texts[index])) for index in different[1:]):
             raise UserError(
                 f"{dataset.config.name}: all {len(different)} classes give the same tokens: the text "
                 f"{texts[different[0]][0]!r} is cut at the model's context_length={tokenizer.context_length} before "

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmclip.errors import UserError
-from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
+from mmclip_eval.datasets import EvalDatasetConfig, open_samples
 from mmclip_eval.prompts.packaged import packaged, packaged_sets
 from mmclip_eval.prompts.prompt_set import ClassTexts, PromptSet
 from mmclip_eval.prompts.reading import load_class_names, load_prompts
@@ -169,11 +169,10 @@ def test_a_file_that_says_its_language_must_be_in_that_of_the_data_set(tmp_path)
 def test_a_folder_whose_words_are_of_unknown_language_is_not_taken_for_another(classification_folder):
     settings = {"name": "colours", "path": str(classification_folder), "language": "it"}
     with pytest.raises(UserError, match="class_names and templates would be those of .* language is not known"):
-        open_dataset(EvalDatasetConfig(**settings))
+        open_samples(EvalDatasetConfig(**settings)).read(("prompts",))
     names = str(classification_folder / "classnames.txt")
-    dataset = open_dataset(EvalDatasetConfig(**settings, class_names=names, templates=("una foto di {c}",)))
-    assert dataset.labelled is not None
-    assert dataset.labelled.texts[0] == ["una foto di red"]
+    dataset = open_samples(EvalDatasetConfig(**settings, class_names=names, templates=("una foto di {c}",)))
+    assert dataset.prompts[0] == ["una foto di red"]
 
 
 @pytest.mark.parametrize(
@@ -188,11 +187,10 @@ def test_synonyms_stand_in_a_file_and_label_samples(tmp_path, write_tar, picture
     (tmp_path / name).write_text(content)
     write_tar(tmp_path / "a.tar", [{"cls": cls, "png": picture("red")} for cls in (b"crimson", b"red", b"blue")])
     settings = {"name": "set", "path": str(tmp_path / "a.tar"), "templates": ("a {c}",)}
-    dataset = open_dataset(EvalDatasetConfig(**settings, class_names=str(tmp_path / name)))
-    assert dataset.labelled is not None
+    dataset = open_samples(EvalDatasetConfig(**settings, class_names=str(tmp_path / name)))
     assert dataset.labelled.labels.tolist() == [0, 0, 2]
-    assert dataset.labelled.texts[0] == ["a red", "a crimson"]
-    assert "3 classes with 4 names, 1 template from given in the configuration" in dataset.labelled.texts.words
+    assert dataset.prompts[0] == ["a red", "a crimson"]
+    assert "3 classes with 4 names, 1 template from given in the configuration" in dataset.prompts.words
 
 
 def test_a_label_that_names_two_classes_is_refused(tmp_path, write_tar, picture):
@@ -201,7 +199,7 @@ def test_a_label_that_names_two_classes_is_refused(tmp_path, write_tar, picture)
         name="set", path=str(tmp_path / "a.tar"), templates="none", class_names=(("bird", "crane"), "crane")
     )
     with pytest.raises(UserError, match="label 'crane' is the name of several classes"):
-        open_dataset(settings)
+        open_samples(settings).read(("labelled",))
 
 
 def test_the_hash_of_all_texts_tells_names_apart_and_not_where_they_stand(tmp_path):
