@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from mmclip.envelope import sha256
+from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
 from mmclip.release import load, model_folder
 from mmclip.towers.two_tower import TwoTower
@@ -19,9 +19,9 @@ from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.prompts.prompt_set import ClassTexts
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
-from mmclip_eval.result import EvalResult, ModelIdentity
-from mmclip_eval.suite import Keep, evaluate
-from mmclip_eval.table import notes_of, results_table
+from mmclip_eval.results.result import EvalResult, ModelIdentity
+from mmclip_eval.results.table import notes_of, results_table
+from mmclip_eval.suite import IsThere, Keep, evaluate
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.drawing import Pass, draw_or_warn, run_of, subject_of
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str]) -> None:
     add_dataset_flags(parser)
     parser.add_argument("--output", type=Path, help="folder of the JSON files (default: results/ of the run)")
     parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="leave out what the folder has a result of already"
+    )
     parser.add_argument("--no-report", action="store_true", help="write the figures alone, without a page")
     options = parser.parse_args(arguments)
     check_devices(options.device)
@@ -43,7 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     datasets = [dataset_of(text, options) for text in options.dataset] or datasets_of_run(checkpoint)
     refuse_unwritable(options.output or default_output(checkpoint))
     screen = Screen()
-    done = evaluate_checkpoint(checkpoint, datasets, options.output, screen, options.device, options.raw)
+    done = evaluate_checkpoint(
+        checkpoint, datasets, options.output, screen, options.device, options.raw, options.skip_existing
+    )
     if not options.no_report:
         draw_or_warn(done, (options.output or done.results_folder.parent) / PAGE, screen)
 
@@ -55,8 +60,11 @@ def evaluate_checkpoint(
     screen: Screen,
     device: str = "cpu",
     raw: bool = False,
+    skip_existing: bool = False,
 ) -> Pass:
     """Load, evaluate, write one JSON a (data set, task) and print the table.
+
+    `skip_existing` leaves out results whose file is in the folder: of the same weights, samples, prompts and settings.
 
     Raises:
         UserError: checkpoint or data set is unsound, or there is no folder to write to.
@@ -71,13 +79,21 @@ def evaluate_checkpoint(
     for name, texts in prompts_of(opened).items():
         screen.say(f"{name}: {texts.words}")
     evidence: list[Evidence] = []
-    results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append)
+    kept: list[str] = []
+
+    def is_there(name: str) -> bool:
+        kept.extend([name] if skip_existing and (results_folder / name).is_file() else [])
+        return name in kept
+
+    results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append, is_there)
     paths = [result.write(results_folder) for result in results]
     if results:
         screen.show(results_table(results))
         for note in notes_of(results):
             screen.say(note)
         screen.say(f"written: {', '.join(map(str, paths))}")
+    if kept:
+        screen.say(f"left out, for {results_folder} has them: {', '.join(kept)}")
     run_folder = run_of(identity.checkpoint or checkpoint)
     return Pass(subject_of(model, identity, run_folder), results, evidence, results_folder, run_folder)
 
@@ -110,6 +126,7 @@ def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
         precision="fp32",
         checkpoint=str(folder) if folder else checkpoint,
         weights_sha256=sha256(weights) if weights and weights.is_file() else None,
+        checkpoint_sha256=sha256(folder / MANIFEST) if folder and (folder / MANIFEST).is_file() else None,
     )
 
 
@@ -120,6 +137,7 @@ def evaluate_model(
     screen: Screen,
     identity: ModelIdentity | None = None,
     keep: Keep | None = None,
+    is_there: IsThere | None = None,
 ) -> list[EvalResult]:
     """Evaluate a model in memory, with a bar on the terminal."""
     identity = identity or ModelIdentity(model="in memory", precision="fp32")
@@ -129,7 +147,7 @@ def evaluate_model(
         def advance(name: str, done: int, total: int) -> None:
             bar.update(tasks[name], completed=done, total=total)
 
-        return list(evaluate(model, datasets, identity, progress=advance, keep=keep))
+        return list(evaluate(model, datasets, identity, progress=advance, keep=keep, is_there=is_there))
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
