@@ -69,6 +69,16 @@ def lowest_interval(hits: Sequence[int], sizes: Sequence[int]) -> Interval:
     return _ends(_centred(lowest, float(rates.min())))
 
 
+def runs_interval(correct: Bool[Tensor, "run sample"]) -> Interval:
+    """95 % interval of an accuracy averaged over several runs on the same samples: runs and samples are both resampled."""
+    generator = np.random.Generator(np.random.Philox(key=SEED))
+    runs, samples = correct.shape
+    drawn_runs = generator.multinomial(runs, np.full(runs, 1 / runs), size=REPLICATES) / runs
+    hits = correct.numpy().astype(np.float64).T
+    accuracies = [counts @ hits / samples for counts in _drawn(generator, [samples])]
+    return _ends((np.concatenate(accuracies) * drawn_runs).sum(axis=1))
+
+
 def statistic_interval(strata: Sequence[int], statistic: Statistic, centre: float | None = None) -> Interval:
     """95 % interval of a figure that is no ratio of sums, such as a median or an area under a curve.
 

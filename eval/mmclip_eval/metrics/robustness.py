@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mmclip_eval.metrics.bootstrap import Interval, difference_interval
+from mmclip_eval.metrics.bootstrap import Counts, Interval, difference_interval, statistic_interval
 
 
 def robustness_gap(clean: Bool[Tensor, " sample"], shifted: Bool[Tensor, " shifted_sample"]) -> tuple[float, Interval]:
@@ -31,7 +33,9 @@ class Baseline:
     intercept: float
 
     def expected(self, clean: float) -> float:
-        """The accuracy on shifted data that the line gives a model of this accuracy on clean data."""
+        """The accuracy on shifted data that the line gives a model of this accuracy on clean data; its ends at 0 and 1."""
+        if not 0 < clean < 1:
+            return float((clean > 0) == (self.slope > 0))
         return _expit(self.slope * logit(clean) + self.intercept)
 
     def effective_robustness(self, clean: float, shifted: float) -> float:
@@ -51,6 +55,25 @@ def fit_baseline(clean: Sequence[float], shifted: Sequence[float]) -> Baseline:
         )
     slope, intercept = np.polyfit([logit(value) for value in clean], [logit(value) for value in shifted], deg=1)
     return Baseline(float(slope), float(intercept))
+
+
+def effective_robustness_interval(
+    line: Baseline, clean: Bool[Tensor, " sample"], shifted: Bool[Tensor, " shifted_sample"]
+) -> Interval:
+    """95 % interval of the effective robustness beside a fixed line, where each set is drawn by itself.
+
+    Raises:
+        ValueError: a set has no sample.
+    """
+    sizes = [len(clean), len(shifted)]
+    hits = torch.cat([clean, shifted]).numpy()
+
+    def robustness(counts: Counts) -> NDArray[np.float64]:
+        drawn = counts * hits
+        accuracies = drawn[:, : sizes[0]].sum(axis=1) / sizes[0], drawn[:, sizes[0] :].sum(axis=1) / sizes[1]
+        return np.array([line.effective_robustness(*pair) for pair in zip(*accuracies, strict=True)])
+
+    return statistic_interval(sizes, robustness)
 
 
 def logit(accuracy: float) -> float:

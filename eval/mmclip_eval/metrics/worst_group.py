@@ -33,7 +33,7 @@ class WorstGroup:
         return accuracy
 
     @property
-    def too_small(self) -> tuple[int, ...]:
+    def not_compared(self) -> tuple[int, ...]:
         """Groups with samples that were not compared."""
         return tuple(i for i, size in enumerate(self.size) if size and i not in self.compared)
 

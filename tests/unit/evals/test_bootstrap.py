@@ -8,6 +8,7 @@ from mmclip_eval.metrics.bootstrap import (
     accuracy_interval,
     mean_per_class_recall_interval,
     ratio_interval,
+    runs_interval,
     statistic_interval,
 )
 
@@ -76,6 +77,13 @@ def test_strata_are_drawn_apart_and_keep_their_sizes():
         return counts[:, 20:].sum(axis=1) / 5
 
     assert statistic_interval([20, 5], sizes) == (1.0, 1.0)
+
+
+def test_the_spread_of_several_runs_is_that_of_their_samples_and_of_the_runs():
+    same = (torch.arange(200) < 120).expand(4, 200)
+    assert runs_interval(same) == pytest.approx(accuracy_interval(same[0]), abs=0.01)
+    apart = torch.stack([torch.ones(200, dtype=torch.bool), torch.zeros(200, dtype=torch.bool)])
+    assert runs_interval(apart) == (0.0, 1.0)
 
 
 def test_replicates_are_centred_on_the_figure_where_it_is_given():

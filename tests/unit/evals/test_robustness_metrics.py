@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy.special import expit, logit
 
-from mmclip_eval.metrics.robustness import Baseline, fit_baseline, robustness_gap
+from mmclip_eval.metrics import robustness
+from mmclip_eval.metrics.robustness import Baseline, effective_robustness_interval, fit_baseline, robustness_gap
 
 
 def test_gap_is_the_difference_with_the_interval_of_two_independent_samples():
@@ -24,6 +25,20 @@ def test_a_line_on_logit_axes_is_found_again_and_its_models_have_no_effective_ro
 
 def test_effective_robustness_is_the_height_above_the_line():
     assert Baseline(slope=1.0, intercept=0.0).effective_robustness(0.6, 0.55) == pytest.approx(-0.05)
+
+
+def test_a_model_that_is_always_right_or_wrong_is_compared_with_the_end_of_the_line():
+    line = Baseline(slope=1.2, intercept=-1.0)
+    assert (line.expected(0.0), line.expected(1.0)) == (0.0, 1.0)
+    assert line.effective_robustness(1.0, 0.75) == -0.25
+
+
+def test_each_replicate_of_effective_robustness_is_that_of_its_samples(replicates_of):
+    line, clean, shifted = Baseline(slope=0.9, intercept=-0.5), torch.arange(40) < 30, torch.arange(30) < 12
+    counts, figures = replicates_of(robustness, lambda: effective_robustness_interval(line, clean, shifted))
+    for count, figure in zip(counts, figures, strict=True):
+        accuracies = np.dot(count[:40], clean.numpy()) / 40, np.dot(count[40:], shifted.numpy()) / 30
+        assert figure == pytest.approx(line.effective_robustness(*accuracies), abs=1e-12)
 
 
 def test_what_has_no_line_is_refused():

@@ -18,7 +18,7 @@ def test_the_lowest_group_that_is_large_enough_is_the_worst():
     assert found.size == (100, 60, 4, 60, 0)
     assert (found.worst, found.value) == (1, 0.5)
     assert found.compared == (0, 1, 3)
-    assert found.too_small == (2,)
+    assert found.not_compared == (2,)
 
 
 def test_a_smaller_minimum_lets_the_small_group_decide():
