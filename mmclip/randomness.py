@@ -78,7 +78,12 @@ def integer(seed: int, stream: Stream, position: int, bound: int) -> int:
 
 def permutation(seed: int, stream: Stream, position: int, length: int) -> NDArray[np.int64]:
     """A permutation of `length` items: the stable argsort of raw words."""
-    return np.argsort(words(seed, stream, position, length), kind="stable")
+    drawn = words(seed, stream, position, length)
+    # Without equal words every sort is stable, and numpy's default one is several times as fast. Two of a million words
+    # are equal once in forty million permutations.
+    order = np.argsort(drawn)
+    placed = drawn[order]
+    return np.argsort(drawn, kind="stable") if bool((placed[1:] == placed[:-1]).any()) else order
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

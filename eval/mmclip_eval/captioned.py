@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_captions
-from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.samples import Samples
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """What zero-shot retrieval needs."""
+    """The captions of each sample."""
 
     captions: tuple[str, ...]
     image_of_caption: Int[Tensor, " caption"]
@@ -22,7 +22,7 @@ class Captioned:
     notes: tuple[str, ...]
 
 
-def read_captioned(samples: ShardedSamples, places: Sequence[str]) -> Captioned:
+def read_captioned(samples: Samples, places: Sequence[str]) -> Captioned:
     """Read the captions of every sample from all of `places`; blank ones are left out and counted.
 
     Raises:

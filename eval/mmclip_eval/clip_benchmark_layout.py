@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmclip.errors import UserError
-from mmclip_eval.tasks import Task
 
 MARKERS = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt")
-TASK_OF_TYPE: dict[str, Task] = {"classification": "zero_shot_classification", "retrieval": "zero_shot_retrieval"}
 
 
 @dataclass(frozen=True)
@@ -23,11 +21,6 @@ class ClipBenchmarkFolder:
     class_names: str | None
     templates: str | None
 
-    @property
-    def task(self) -> Task:
-        """The task that `dataset_type.txt` asks for."""
-        return TASK_OF_TYPE[self.dataset_type]
-
 
 def is_clip_benchmark_folder(path: Path, split: str) -> bool:
     """Whether `path` looks like such a folder, complete or not."""
@@ -38,7 +31,7 @@ def read_clip_benchmark_folder(root: Path, split: str) -> ClipBenchmarkFolder:
     """Read what the folder declares and check it against the tars that are there.
 
     Raises:
-        UserError: the split or its `nshards.txt` is missing, tars are missing or left over, or the type is unknown.
+        UserError: the split or its `nshards.txt` is missing, or tars are missing or left over.
     """
     return ClipBenchmarkFolder(
         shards=_shards(root, split),
@@ -77,10 +70,7 @@ def _declared_count(path: Path) -> int:
 
 
 def _dataset_type(path: Path) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else "classification"
-    if text not in TASK_OF_TYPE:
-        raise UserError(f"{path}: data set type {text!r:.40} is not supported; known: {', '.join(TASK_OF_TYPE)}")
-    return text
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else "classification"
 
 
 def _existing(path: Path) -> str | None:

@@ -1,94 +1,98 @@
-"""An evaluation set: which samples, which tasks, and what the tasks need to know of each sample."""
+"""What is measured on what: an evaluation set with its tasks, opened and checked before anything is encoded."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_data.shards.expand import expand_shards
-from mmclip_eval.captioned import Captioned, read_captioned
 from mmclip_eval.clip_benchmark_layout import is_clip_benchmark_folder, read_clip_benchmark_folder
-from mmclip_eval.fields import parse_field
-from mmclip_eval.groups import Groups, read_groups
-from mmclip_eval.labelled import Labelled, read_labelled
+from mmclip_eval.eval_dataset import Declared, EvalDataset, SetConfig
 from mmclip_eval.sharded_samples import ShardedSamples
-from mmclip_eval.tasks import Task
+from mmclip_eval.tasks.base import EvalTask, Related
+from mmclip_eval.tasks.registry import TaskConfig, own_task
 
 
 @config
-class EvalDatasetConfig:
-    """One evaluation set."""
+class EvalDatasetConfig(SetConfig):
+    """One evaluation set, and what to measure on it."""
 
-    name: str
-    """Stands in results and file names; unique within a suite."""
-    path: str
-    """A folder in CLIP_benchmark's layout, or shards: a folder, a pattern, `embedded:emoji/...`."""
-    split: str = "test"
-    """Which split of a CLIP_benchmark folder; other shards have no splits."""
-    tasks: tuple[Task, ...] = ()
-    """What to measure, all from one pass over the pictures; empty: as the folder says, else labels before captions."""
-    label: str = "cls"
-    """Where the class of a sample stands: `cls` (index or name) or `json:FIELD`."""
-    captions: tuple[str, ...] = ()
-    """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: `txt`, by line in a CLIP_benchmark folder."""
-    class_names: str | tuple[str, ...] | None = None
-    """A file with one name a line, or the names; None: the folder's classnames.txt, else the sorted labels."""
-    templates: str | tuple[str, ...] | None = None
-    """A packaged prompt set, a file, or the templates ({c} is the class name); None: the folder's own file."""
-    language: str = "en"
-    """Recorded in the result."""
-    group: str | None = None
-    """Where a sample's category stands, such as `json:category`: coarser than its class, for the report alone."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """All from one pass over the pictures, each a name or a table with `type` and options; empty: as the set itself says."""
 
 
 @dataclass(frozen=True)
-class EvalDataset:
-    """A set that was opened and checked; the parts that its tasks do not need are None."""
+class Measured:
+    """A task of a set, with the other sets that it reads by their role."""
 
-    config: EvalDatasetConfig
-    samples: ShardedSamples
-    tasks: tuple[Task, ...]
-    labelled: Labelled | None
-    captioned: Captioned | None
-    groups: Groups | None = None
+    task: EvalTask
+    related: Mapping[str, EvalDataset]
+
+
+@dataclass(frozen=True)
+class OpenedDataset:
+    """A set that was opened and checked, with all that is to be measured on it."""
+
+    dataset: EvalDataset
+    measured: tuple[Measured, ...]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the figures should know, such as classes without a sample."""
-        several = self.samples.several_pictures
-        notes = (f"samples with several pictures, of which one was taken: {several}",) if several else ()
-        parts = [part.notes for part in (self.labelled, self.captioned) if part is not None]
-        return sum(parts, notes)
+    def tasks(self) -> tuple[EvalTask, ...]:
+        """What is measured."""
+        return tuple(measured.task for measured in self.measured)
+
+    def close(self) -> None:
+        """Close the files of all sets."""
+        for dataset in (self.dataset, *(other for one in self.measured for other in one.related.values())):
+            dataset.samples.close()
 
 
-def open_dataset(settings: EvalDatasetConfig) -> EvalDataset:
-    """Index the shards, read every label and caption, and check all of them before anything is encoded.
+def open_dataset(settings: EvalDatasetConfig, suite: Sequence[SetConfig] = ()) -> OpenedDataset:
+    """Index the shards, read what the tasks need of every sample, and check all of it before anything is encoded.
+
+    `suite` holds the sets that a task may name as related ones.
 
     Raises:
         UserError: something declared is missing or contradicts the samples; names the file or the sample.
     """
-    place = (Path(settings.path), settings.split)
-    folder = read_clip_benchmark_folder(*place) if is_clip_benchmark_folder(*place) else None
-    samples = ShardedSamples(settings.name, folder.shards if folder else expand_shards(settings.path))
-    captions = settings.captions or (("txt:lines",) if folder else ("txt",))
-    tasks = settings.tasks or ((folder.task,) if folder else (_evident_task(samples, settings.label, captions),))
-    labelled = captioned = None
-    if "zero_shot_classification" in tasks:
-        class_names = folder.class_names if settings.class_names is None and folder else settings.class_names
-        templates = folder.templates if settings.templates is None and folder else settings.templates
-        labelled = read_labelled(samples, settings.label, class_names, templates)
-    if "zero_shot_retrieval" in tasks:
-        captioned = read_captioned(samples, captions)
-    groups = None if settings.group is None else read_groups(samples, settings.group)
-    return EvalDataset(settings, samples, tuple(dict.fromkeys(tasks)), labelled, captioned, groups)
+    dataset = open_samples(settings)
+    tasks: Sequence[EvalTask] = settings.tasks or (own_task(dataset),)
+    if settings.group is not None:
+        dataset.read(("groups",))
+    return OpenedDataset(dataset, tuple(_measured(task, dataset, suite) for task in dict.fromkeys(tasks)))
 
 
-def _evident_task(samples: ShardedSamples, label: str, captions: tuple[str, ...]) -> Task:
-    counts = samples.extension_counts()
-    if parse_field(label, f"{samples.name}.label").extension in counts:
-        return "zero_shot_classification"
-    if any(parse_field(place, f"{samples.name}.captions").extension in counts for place in captions):
-        return "zero_shot_retrieval"
-    found = ", ".join(f".{extension}" for extension in sorted(counts))
-    places = ", ".join(captions)
-    raise UserError(f"{samples.name}: no label ({label}) and no captions ({places}); members there: {found}")
+def open_samples(settings: SetConfig) -> EvalDataset:
+    """Index the samples of a set; of what is known of them nothing is read yet.
+
+    Raises:
+        UserError: there are none, or what the folder declares is not what it holds.
+    """
+    place, one_picture = (Path(settings.path), settings.split), not settings.pictures
+    if not is_clip_benchmark_folder(*place):
+        shards = expand_shards(settings.path)
+        return EvalDataset(settings, ShardedSamples(settings.name, shards, one_picture), Declared())
+    folder = read_clip_benchmark_folder(*place)
+    declared = Declared(folder.dataset_type, folder.class_names, folder.templates, captions=("txt:lines",))
+    return EvalDataset(settings, ShardedSamples(settings.name, folder.shards, one_picture), declared)
+
+
+def _measured(task: EvalTask, dataset: EvalDataset, suite: Sequence[SetConfig]) -> Measured:
+    dataset.read(task.needs)
+    wanted = task.related(dataset.config, {settings.name: settings for settings in suite})
+    related = {role: _open_related(other, dataset) for role, other in wanted.items()}
+    task.check(dataset, related)
+    return Measured(task, related)
+
+
+def _open_related(other: Related, dataset: EvalDataset) -> EvalDataset:
+    settings = other.settings
+    if other.same_classes and dataset.labelled.is_named:
+        settings = replace(settings, class_names=dataset.labelled.class_names)
+    try:
+        opened = open_samples(settings)
+        opened.read(other.needs)
+    except UserError as error:
+        raise UserError(f"{dataset.config.name} reads {settings.path}, split {settings.split}: {error}") from error
+    return opened

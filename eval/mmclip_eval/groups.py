@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmclip_eval.fields import parse_field, read_label
-from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Groups:
     """Index into `names`."""
 
 
-def read_groups(samples: ShardedSamples, place: str) -> Groups:
+def read_groups(samples: Samples, place: str) -> Groups:
     """Read the category of every sample from `place`, a field as in `EvalDatasetConfig.label`; the names are sorted.
 
     Raises:

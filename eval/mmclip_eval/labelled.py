@@ -1,4 +1,4 @@
-"""Labels, class names and prompts of a classification set, each checked against the others."""
+"""Labels and class names of a classification set, checked against each other."""
 
 import difflib
 from collections import Counter
@@ -12,43 +12,40 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_label
-from mmclip_eval.prompt_sets import PromptSet, load_prompts, packaged_sets
-from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.samples import Samples
 from mmclip_eval.text_lines import read_lines
+
+INDICES = "indices alone"
+"""Where class names came from if there are none: they are the numbers, which a probe can do with and a prompt cannot."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What zero-shot classification needs."""
+    """The class of each sample."""
 
     labels: Int[Tensor, " sample"]
     class_names: tuple[str, ...]
     class_names_source: str
-    prompts: PromptSet
     notes: tuple[str, ...]
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the classes have names to be put into prompts."""
+        return self.class_names_source != INDICES
 
-def read_labelled(
-    samples: ShardedSamples,
-    label: str,
-    class_names: str | Sequence[str] | None,
-    templates: str | Sequence[str] | None,
-) -> Labelled:
-    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels.
+
+def read_labelled(samples: Samples, label: str, class_names: str | Sequence[str] | None) -> Labelled:
+    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels, or the indices.
 
     Raises:
-        UserError: a label is missing or names no class, there are no class names, or there are no templates.
+        UserError: a label is missing or names no class, or labels are indices for some and names for others.
     """
-    if templates is None:
-        sets = ", ".join(packaged_sets())
-        raise UserError(f"{samples.name}: no templates; set templates to a packaged set ({sets}), a file or a list")
-    prompts = load_prompts(templates, where=samples.name)
     field = parse_field(label, f"{samples.name}.label")
     members = (samples.members(i, (field.extension,)) for i in range(len(samples)))
     raw = [read_label(field, found, samples.sample_id(i)) for i, found in enumerate(members)]
     names, source, notes = _class_names(samples.name, class_names, raw, label)
     labels = _label_indices(raw, names, source, samples)
-    return Labelled(torch.tensor(labels), names, source, prompts, (*notes, *_notes(labels, names)))
+    return Labelled(torch.tensor(labels), names, source, (*notes, *_notes(labels, names)))
 
 
 def _class_names(
@@ -64,14 +61,18 @@ def _class_names(
         names, source = tuple(choice), "given in the configuration"
     elif all(isinstance(value, str) for value in raw):
         names, source = tuple(sorted({str(value) for value in raw})), f"labels at {label}"
+    elif all(isinstance(value, int) for value in raw):
+        names, source = tuple(map(str, range(max(2, 1 + max(int(value) for value in raw))))), INDICES
     else:
-        raise UserError(f"{where}: labels are indices but there are no class names; set class_names to a file or list")
+        raise UserError(
+            f"{where}: some labels are indices and some are names, and there are no class names: set class_names"
+        )
     if len(names) < 2 or not all(name.strip() for name in names):
         raise UserError(f"{where}: class names from {source}: expected at least 2, none of them blank, got {names[:5]}")
     return names, source, notes
 
 
-def _label_indices(raw: Sequence[int | str], names: tuple[str, ...], source: str, samples: ShardedSamples) -> list[int]:
+def _label_indices(raw: Sequence[int | str], names: tuple[str, ...], source: str, samples: Samples) -> list[int]:
     index_of = {name: index for index, name in enumerate(names)}
     indices: list[int] = []
     for i, label in enumerate(raw):

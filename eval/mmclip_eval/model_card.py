@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mmclip_eval.markdown import code, escaped, front_matter, table
-from mmclip_eval.result import read_result, recorded_versions
+from mmclip_eval.result import read_result, recorded_versions, task_words
 
 Result = Mapping[str, Any]
 """The content of a result file."""
 
-TASK_NAMES = {"zero_shot_classification": "zero-shot classification", "zero_shot_retrieval": "zero-shot retrieval"}
 HUB_TASKS = {
     "zero_shot_classification": "zero-shot-image-classification",
     "zero_shot_retrieval": "image-text-retrieval",
 }
+OTHER_HUB_TASK = "image-feature-extraction"
+"""Of tasks on embeddings that the Hub has no word for."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,13 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 def _indexed(result: Result) -> dict[str, Any]:
     """One entry of the Hub's `model-index`."""
     return {
-        "task": {"type": HUB_TASKS[result["task"]], "name": TASK_NAMES[result["task"]]},
+        "task": {"type": HUB_TASKS[result["task"]], "name": task_words(result["task"])},
         "dataset": {"type": result["dataset"], "name": result["dataset"], "split": result["split"]},
-        "metrics": [{"type": name, "value": value, "name": name} for name, value in result["metrics"].items()],
+        "metrics": [
+            {"type": name, "value": value, "name": name}
+            for name, value in result["metrics"].items()
+            if name in result["intervals"]
+        ],
     }
 
 
@@ -173,11 +178,12 @@ def _evaluation(facts: CardFacts) -> str:
 
 def _rows(result: Result) -> list[tuple[str, ...]]:
     rows = []
-    for name, value in result["metrics"].items():
-        low, high = result["intervals"][name]
-        figures = f"{value:.4f}", f"{low:.4f} to {high:.4f}", f"{result['chance'][name]:.4f}"
+    for name, (low, high) in result["intervals"].items():
+        value = result["metrics"][name]
+        chance = result["chance"][name]
+        figures = f"{value:.4f}", f"{low:.4f} to {high:.4f}", "" if chance is None else f"{chance:.4f}"
         size = f"{result['num_samples']:,}"
-        rows.append((escaped(result["dataset"]), TASK_NAMES[result["task"]], name, *figures, size, _prompts(result)))
+        rows.append((escaped(result["dataset"]), task_words(result["task"]), name, *figures, size, _prompts(result)))
     return rows
 
 

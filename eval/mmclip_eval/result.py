@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from mmclip.errors import UserError
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.metrics.bootstrap import LEVEL, REPLICATES, SEED
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.tasks import Task
+from mmclip_eval.tasks.base import Table
 
 SCHEMA_VERSION = 1
 RECORDED_PACKAGES = ("mmclip", "torch", "open_clip_torch", "numpy", "pillow")
@@ -43,7 +44,8 @@ class EvalResult:
     """Figures of one task with everything that produced them."""
 
     dataset: str
-    task: Task
+    task: str
+    """Its `type` in a configuration."""
     metrics: Mapping[str, Estimate]
     identity: ModelIdentity
     num_samples: int
@@ -56,6 +58,14 @@ class EvalResult:
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     """What the task adds: class names, prompts, number of captions."""
+    task_version: int = 1
+    """Of the definition of its figures."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The task's own, as they stand in a configuration."""
+    settings: Mapping[str, int | float | bool] = field(default_factory=dict)
+    """Stand among the metrics as in CLIP_benchmark's files, though they measure nothing."""
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    """Finer figures, such as those of each class."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -64,12 +74,16 @@ class EvalResult:
             "schema_version": SCHEMA_VERSION,
             "dataset": self.dataset,
             "task": self.task,
+            "task_version": self.task_version,
+            "options": dict(self.options),
             "language": self.language,
             "model": identity.model,
             "pretrained": identity.checkpoint or "",
-            "metrics": {name: estimate.value for name, estimate in self.metrics.items()},
+            "metrics": {name: estimate.value for name, estimate in self.metrics.items()} | dict(self.settings),
             "intervals": {name: list(estimate.interval) for name, estimate in self.metrics.items()},
             "chance": {name: estimate.chance for name, estimate in self.metrics.items()},
+            "units": {name: estimate.unit for name, estimate in self.metrics.items()},
+            "lower_is_better": [name for name, estimate in self.metrics.items() if estimate.lower_is_better],
             "bootstrap": {"method": "percentile", "level": LEVEL, "replicates": REPLICATES, "seed": SEED},
             "num_samples": self.num_samples,
             **self.details,
@@ -82,6 +96,7 @@ class EvalResult:
             "chunk_size": self.chunk_size,
             "versions": recorded_versions(),
             "notes": list(self.notes),
+            "tables": {name: _plain(table) for name, table in self.tables.items()},
         }
 
     def write(self, folder: Path) -> Path:
@@ -96,16 +111,21 @@ class EvalResult:
         if path.exists():
             _refuse_other_weights(path, content["checkpoint"]["weights_sha256"])
         with atomic_file(path) as handle:
-            handle.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            handle.write(_text_of(content).encode())
         return path
 
 
-def result_name(dataset: str, task: Task) -> str:
+def result_name(dataset: str, task: str) -> str:
     """File name of a result; a data set's name that had to be changed gets a hash, so that no two share a file."""
     stem = re.sub(r"[^a-z0-9._-]+", "-", dataset.lower()).strip(".-")[:MAX_STEM]
     if stem != dataset:  # lower case, because some file systems do not tell A from a
         stem = f"{stem}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}".lstrip("-")
     return f"{stem}_{task}.json"
+
+
+def task_words(task: str) -> str:
+    """A task's name as a person says it."""
+    return task.replace("_", " ").replace("zero shot", "zero-shot").replace("few shot", "few-shot")
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -127,6 +147,16 @@ def read_result(path: Path) -> dict[str, Any]:
 def recorded_versions() -> dict[str, str]:
     """Versions of what can move a figure."""
     return {"python": platform.python_version()} | {name: _version(name) for name in RECORDED_PACKAGES}
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    return {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
+
+
+def _text_of(content: Mapping[str, Any]) -> str:
+    """Strict JSON with a key a line; a table of a thousand classes would be many thousand lines otherwise."""
+    dumps = partial(json.dumps, ensure_ascii=False, allow_nan=False)
+    return "{\n" + ",\n".join(f"  {dumps(key)}: {dumps(value)}" for key, value in content.items()) + "\n}\n"
 
 
 def _version(package: str) -> str:

@@ -18,20 +18,21 @@ from mmclip_data.shards.walk import build_index
 class ShardedSamples:
     """Random access over several shards; a sample's identity is `name/shard/key`.
 
-    A shard without an index beside it is indexed in memory, so that read-only folders work.
+    A shard without an index beside it is indexed in memory, so that read-only folders work. Each sample has a picture under
+    one of the usual extensions, unless `one_picture` is false, as where several stand under names of their own.
 
     Raises:
         UserError: a shard is damaged, or a sample has no picture.
     """
 
-    def __init__(self, name: str, shards: Sequence[Path]) -> None:
+    def __init__(self, name: str, shards: Sequence[Path], one_picture: bool = True) -> None:
         self.name = name
         self.shards = list(shards)
         self._indexes = [_index_of(shard) for shard in self.shards]
         self._ends = list(accumulate(index.num_samples for index in self._indexes))
         self.several_pictures = 0
         """Samples with more than one picture; as in training, the first of `IMAGE_EXTENSIONS` is taken."""
-        self._image_extension = [self._find_image(index) for index in range(len(self))]
+        self._image_extension = [self._find_image(index) for index in range(len(self))] if one_picture else []
         self._reader: ShardReader | None = None
 
     def __len__(self) -> int:
@@ -52,6 +53,11 @@ class ShardedSamples:
     def sample_id(self, index: int) -> str:
         shard, local = self._locate(index)
         return f"{self.name}/{self.shards[shard].name}/{self._indexes[shard].key(local)}"
+
+    def extensions(self, index: int) -> tuple[str, ...]:
+        """Those of a sample's members, in the order of the tar."""
+        shard, local = self._locate(index)
+        return tuple(self._indexes[shard].members(local))
 
     def image_bytes(self, index: int) -> bytes:
         """The encoded picture.
@@ -92,8 +98,7 @@ class ShardedSamples:
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
     def _find_image(self, index: int) -> str:
-        shard, local = self._locate(index)
-        members = self._indexes[shard].members(local)
+        members = self.extensions(index)
         found = [extension for extension in IMAGE_EXTENSIONS if extension in members]
         self.several_pictures += len(found) > 1
         if found:

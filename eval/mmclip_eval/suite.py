@@ -1,9 +1,9 @@
 """Evaluate one model on several data sets: one pass over the pictures of each, shared by all of its tasks."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -12,14 +12,11 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip_data.features.encode import CHUNK_SIZE, encode_images, encode_texts
-from mmclip_eval.datasets import EvalDataset, EvalDatasetConfig, open_dataset
-from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
+from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.result import EvalResult, ModelIdentity
-from mmclip_eval.retrieval import zero_shot_retrieval
-from mmclip_eval.tasks import Task
-from mmclip_eval.zero_shot import EncodeTexts, class_weights, zero_shot_classification
+from mmclip_eval.tasks.base import Encoded, TaskContext
 
 SuiteProgress = Callable[[str, int, int], None]
 """Called with the data set's name, the pictures done and the pictures in all."""
@@ -48,6 +45,7 @@ def evaluate(
     identity: ModelIdentity,
     *,
     chunk_size: int = CHUNK_SIZE,
+    seed: int = 0,
     progress: SuiteProgress | None = None,
     keep: Keep | None = None,
 ) -> Iterator[EvalResult]:
@@ -63,79 +61,84 @@ def evaluate(
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"data set name {name!r} is given {names.count(name)} times; names must differ")
-    for dataset in [open_dataset(settings) for settings in datasets]:
-        yield from _evaluate_dataset(model, dataset, identity, chunk_size, progress, keep)
+    one_pass = _Pass(model, chunk_size, progress)
+    for opened in [open_dataset(settings, datasets) for settings in datasets]:
+        for measured in opened.measured:
+            yield _result(one_pass, opened, measured, identity, seed)
+        if keep is not None and (evidence := _evidence(one_pass, opened)) is not None:
+            keep(evidence)
 
 
-def _evaluate_dataset(
-    model: ZeroShotModel,
-    dataset: EvalDataset,
-    identity: ModelIdentity,
-    chunk_size: int,
-    progress: SuiteProgress | None,
-    keep: Keep | None,
-) -> Iterator[EvalResult]:
-    name = dataset.config.name
-    report = partial(progress, name) if progress else None
-    try:
-        image_embed = encode_images(
-            dataset.samples, model.spec.to_uint8, model.embed_uint8, chunk_size=chunk_size, progress=report
-        )
-    finally:
-        dataset.samples.close()
-    encode = partial(encode_texts, embed=model.embed_texts, chunk_size=chunk_size)
-    text_embed: dict[Task, Tensor] = {}
-    for task in dataset.tasks:
-        metrics, details, text_embed[task] = _TASKS[task](dataset, image_embed, encode)
-        yield EvalResult(
-            dataset=name,
-            task=task,
-            metrics=dict(metrics),
-            identity=identity,
-            num_samples=len(image_embed),
-            dataset_fingerprint=dataset.samples.fingerprint,
-            preprocess=asdict(model.spec),
-            device=str(model.device),
-            chunk_size=chunk_size,
-            language=dataset.config.language,
-            split=dataset.config.split,
-            notes=dataset.notes,
-            details=details,
-        )
-    if keep is not None:
-        class_embed, caption_embed = map(text_embed.get, ("zero_shot_classification", "zero_shot_retrieval"))
-        keep(Evidence(dataset, image_embed, class_embed, caption_embed))
+class _Pass:
+    """Encodes each set once, when a task first asks for it."""
+
+    def __init__(self, model: ZeroShotModel, chunk_size: int, progress: SuiteProgress | None) -> None:
+        self.model = model
+        self.chunk_size = chunk_size
+        self.progress = progress
+        self._image_embed: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self._encoded: dict[EvalDataset, Encoded] = {}
+
+    def __call__(self, dataset: EvalDataset) -> Encoded:
+        if dataset not in self._encoded:
+            key = dataset.samples.fingerprint, dataset.rows.places
+            if key not in self._image_embed:
+                self._image_embed[key] = self._encode_images(dataset)
+            encode = partial(encode_texts, embed=self.model.embed_texts, chunk_size=self.chunk_size)
+            self._encoded[dataset] = Encoded(dataset, self._image_embed[key], encode)
+        return self._encoded[dataset]
+
+    def _encode_images(self, dataset: EvalDataset) -> Tensor:
+        model, chunk_size = self.model, self.chunk_size
+        report = partial(self.progress, dataset.config.name) if self.progress else None
+        try:
+            return encode_images(
+                dataset.rows, model.spec.to_uint8, model.embed_uint8, chunk_size=chunk_size, progress=report
+            )
+        finally:
+            dataset.samples.close()
 
 
-Outcome = tuple[Iterable[tuple[str, Estimate]], Mapping[str, Any], Tensor]
-"""The figures, what the result says of how they came about, and the embeddings of the classes or captions."""
+def _result(
+    one_pass: _Pass, opened: OpenedDataset, measured: Measured, identity: ModelIdentity, seed: int
+) -> EvalResult:
+    dataset, model = opened.dataset, one_pass.model
+    own = one_pass(dataset)
+    context = TaskContext(own, logit_scale_of(model), seed, lambda role: one_pass(measured.related[role]))
+    outcome = measured.task.run(context)
+    return EvalResult(
+        dataset=dataset.config.name,
+        task=measured.task.type,
+        task_version=measured.task.version,
+        options={name: value for name, value in asdict(measured.task).items() if name != "type"},
+        metrics=outcome.metrics,
+        identity=identity,
+        num_samples=len(dataset.samples),
+        dataset_fingerprint=dataset.samples.fingerprint,
+        preprocess=asdict(model.spec),
+        device=str(model.device),
+        chunk_size=one_pass.chunk_size,
+        language=dataset.config.language,
+        split=dataset.config.split,
+        notes=(*dataset.notes, *outcome.notes),
+        settings=outcome.settings,
+        details=outcome.details,
+        tables=outcome.tables,
+    )
 
 
-def _classify(dataset: EvalDataset, image_embed: Tensor, encode: EncodeTexts) -> Outcome:
-    part = dataset.labelled
-    assert part is not None, "open_dataset reads labels for every classification task"
-    weights = class_weights(part.class_names, part.prompts, encode)
-    details = {
-        "num_classes": len(part.class_names),
-        "class_names": {"source": part.class_names_source, "sha256": sha256_of(part.class_names)},
-        "prompts": {
-            "templates": list(part.prompts.templates),
-            "source": part.prompts.source,
-            "sha256": part.prompts.sha256,
-        },
-    }
-    return zero_shot_classification(image_embed, part.labels, weights), details, weights
+def logit_scale_of(model: ZeroShotModel) -> float:
+    """The inverse temperature of a model; that of CLIP's end, 100, where it has none of its own."""
+    found = getattr(model, "logit_scale", None)
+    return 100.0 if found is None else float(found.detach().exp())
 
 
-def _retrieve(dataset: EvalDataset, image_embed: Tensor, encode: EncodeTexts) -> Outcome:
-    part = dataset.captioned
-    assert part is not None, "open_dataset reads captions for every retrieval task"
-    details = {"num_captions": len(part.captions), "captions": {"sha256": sha256_of(part.captions)}}
-    caption_embed = encode(part.captions)
-    return zero_shot_retrieval(image_embed, caption_embed, part.image_of_caption), details, caption_embed
-
-
-_TASKS: dict[Task, Callable[[EvalDataset, Tensor, EncodeTexts], Outcome]] = {
-    "zero_shot_classification": _classify,
-    "zero_shot_retrieval": _retrieve,
-}
+def _evidence(one_pass: _Pass, opened: OpenedDataset) -> Evidence | None:
+    """What a report shows of a set; None where no task gave its texts an embedding."""
+    needed = {part for task in opened.tasks for part in task.needs}
+    own = one_pass(opened.dataset)
+    class_embed = own.class_embed if {"labelled", "prompts"} <= needed else None
+    caption_embed = own.caption_embed if "captioned" in needed else None
+    if class_embed is None and caption_embed is None:
+        return None
+    return Evidence(opened.dataset, own.image_embed, class_embed, caption_embed)

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.result import EvalResult
+from mmclip_eval.result import EvalResult, task_words
 
 COLUMNS = ("data set and metric", "value", "95 % interval", "chance", "n")
 
@@ -18,9 +18,7 @@ def results_table(results: Iterable[EvalResult]) -> Table:
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
     for result in results:
         # Text, not str: rich would read a data set's "[name]" as markup.
-        heading = Text(
-            f"{result.dataset}, {result.task.replace('_', ' ').replace('zero shot', 'zero-shot')}", style="bold"
-        )
+        heading = Text(f"{result.dataset}, {task_words(result.task)}", style="bold")
         table.add_row(heading, "", "", "", f"{result.num_samples:,}")
         for name, estimate in result.metrics.items():
             table.add_row(*map(Text, _cells(name, estimate)), style=_style(estimate))
@@ -35,8 +33,9 @@ def notes_of(results: Iterable[EvalResult]) -> list[str]:
 
 def _cells(name: str, estimate: Estimate) -> tuple[str, ...]:
     low, high = estimate.interval
-    return f"  {name}", f"{estimate.value:.4f}", f"{low:.4f} to {high:.4f}", f"{estimate.chance:.4f}", ""
+    chance = "" if estimate.chance is None else f"{estimate.chance:.4f}"
+    return f"  {name}", f"{estimate.value:.4f}", f"{low:.4f} to {high:.4f}", chance, ""
 
 
 def _style(estimate: Estimate) -> str:
-    return "dim" if estimate.interval[0] <= estimate.chance else ""
+    return "" if estimate.beats_chance else "dim"

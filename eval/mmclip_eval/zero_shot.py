@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval
-from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
+from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy
+from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.prompt_sets import PromptSet
 
@@ -30,16 +31,25 @@ def class_weights(
     return weights[torch.tensor([row[name] for name in class_names])]
 
 
-def zero_shot_classification(
+def rank_and_predict(
     image_embed: Float[Tensor, "sample embed"], labels: Int[Tensor, " sample"], weights: Float[Tensor, "class embed"]
+) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
+    """Per sample how many other classes score at least as high as its own, and which class it is taken for.
+
+    On a tie with its own class a sample is taken for the other one.
+    """
+    blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
+    found = [rank_and_prediction(embed @ weights.T, label) for embed, label in blocks]
+    return torch.cat([rank for rank, _ in found]), torch.cat([predicted for _, predicted in found])
+
+
+def accuracy_figures(
+    rank: Int[Tensor, " sample"], labels: Int[Tensor, " sample"], classes: int
 ) -> Iterator[tuple[str, Estimate]]:
     """Yield `acc1`, `acc5` (from five classes on) and `mean_per_class_recall`, under CLIP_benchmark's names.
 
     Chance is a uniform guess. With exactly five classes `acc5` is 1 by construction, as is its chance.
     """
-    blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
-    rank = torch.cat([true_class_rank(embed @ weights.T, label) for embed, label in blocks])
-    classes = weights.shape[0]
     for k in (1, 5):
         if k <= classes:
             yield f"acc{k}", Estimate(top_k_accuracy(rank, k), accuracy_interval(rank < k), chance=k / classes)

@@ -25,6 +25,11 @@ class OnStores(Protocol):
         ...
 
 
+def is_on_stores(source: Source) -> bool:
+    """Whether any shard of the source is on a store."""
+    return isinstance(source, OnStores) and any(reader is not None for reader in source.remote_readers)
+
+
 def look_ahead(source: Source, slices: "Slices") -> LookAhead | None:
     """Begin to fetch what this process will read, for as long as the result is kept; None where nothing is on a store."""
     readers = source.remote_readers if isinstance(source, OnStores) else ()

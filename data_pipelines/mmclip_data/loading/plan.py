@@ -56,38 +56,52 @@ class Plan(Order):
         return xxhash.xxh3_128_hexdigest(repr(parts).encode())
 
     def locate(self, position: int) -> tuple[int, int]:
-        epoch, offset = divmod(position, self.samples_per_epoch)
-        block = ((offset + 1) * self.blocks - 1) // self.samples_per_epoch
+        epoch, block = self._block_of(position)
         start, end = self._block_bounds(block)
-        index, lane = divmod(offset - start, self.lanes)
+        index, lane = divmod(position - epoch * self.samples_per_epoch - start, self.lanes)
         short, longer = divmod(end - start, self.lanes)
         length = short + (lane < longer)
         lane_number = (epoch * self.blocks + block) * self.lanes + lane
-        line = start + lane * short + min(lane, longer) + int(_lane_order(self.seed, lane_number, length)[index])
+        line = start + lane * short + min(lane, longer) + _lane_order(self.seed, lane_number, length)[index]
         order, starts = self._epoch_shards(epoch)
         place = int(np.searchsorted(starts, line, side="right")) - 1
         return int(order[place]), line - int(starts[place])
 
     def locate_all(self, positions: Sequence[int]) -> list[tuple[int, int]]:
-        # The arithmetic of `locate`, done at once: a few microseconds each instead of twelve.
-        epochs, offsets = np.divmod(np.asarray(positions, dtype=np.int64), self.samples_per_epoch)
-        blocks = ((offsets + 1) * self.blocks - 1) // self.samples_per_epoch
-        starts, ends = self._block_bounds(blocks)
-        indexes, lanes = np.divmod(offsets - starts, self.lanes)
-        short, longer = np.divmod(ends - starts, self.lanes)
-        numbers, lengths = (epochs * self.blocks + blocks) * self.lanes + lanes, short + (lanes < longer)
+        # The arithmetic of `locate`, done at once for each block: a batch seldom lies in two.
+        given = np.asarray(positions, dtype=np.int64)
+        if not len(given) or self._block_of(int(given.min())) == self._block_of(int(given.max())):
+            return self._locate_in_block(given)
+        epochs, offsets = np.divmod(given, self.samples_per_epoch)
+        blocks = epochs * self.blocks + ((offsets + 1) * self.blocks - 1) // self.samples_per_epoch
+        found: list[tuple[int, int]] = [(0, 0)] * len(given)
+        for block in np.unique(blocks).tolist():
+            chosen = np.flatnonzero(blocks == block)
+            for row, place in zip(chosen.tolist(), self._locate_in_block(given[chosen]), strict=True):
+                found[row] = place
+        return found
+
+    def _locate_in_block(self, positions: NDArray[np.int64]) -> list[tuple[int, int]]:
+        if not len(positions):
+            return []
+        epoch, block = self._block_of(int(positions[0]))
+        start, end = self._block_bounds(block)
+        indexes, lanes = np.divmod(positions - (epoch * self.samples_per_epoch + start), self.lanes)
+        short, longer = divmod(end - start, self.lanes)
+        number = (epoch * self.blocks + block) * self.lanes
         permuted = [
-            _lane_order(self.seed, number, length)[index]
-            for number, length, index in zip(numbers.tolist(), lengths.tolist(), indexes.tolist(), strict=True)
+            _lane_order(self.seed, number + lane, short + (lane < longer))[index]
+            for lane, index in zip(lanes.tolist(), indexes.tolist(), strict=True)
         ]
-        lines = starts + lanes * short + np.minimum(lanes, longer) + np.array(permuted, dtype=np.int64)
-        shards, rows = np.empty_like(lines), np.empty_like(lines)
-        for epoch in np.unique(epochs).tolist():
-            chosen = epochs == epoch
-            order, firsts = self._epoch_shards(epoch)
-            found = np.searchsorted(firsts, lines[chosen], side="right") - 1
-            shards[chosen], rows[chosen] = order[found], lines[chosen] - firsts[found]
-        return list(zip(shards.tolist(), rows.tolist(), strict=True))
+        lines = start + lanes * short + np.minimum(lanes, longer) + np.array(permuted, dtype=np.int64)
+        order, firsts = self._epoch_shards(epoch)
+        found = firsts.searchsorted(lines, side="right") - 1
+        return list(zip(order[found].tolist(), (lines - firsts[found]).tolist(), strict=True))
+
+    def _block_of(self, position: int) -> tuple[int, int]:
+        """The epoch of a position, and its block in that epoch."""
+        epoch, offset = divmod(position, self.samples_per_epoch)
+        return epoch, ((offset + 1) * self.blocks - 1) // self.samples_per_epoch
 
     def places(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         """The lane of each position, as a fraction of the lanes."""
@@ -115,5 +129,6 @@ class Plan(Order):
 
 # 64 lanes of two neighbouring blocks, and the epochs they stand in.
 @lru_cache(maxsize=256)
-def _lane_order(seed: int, lane_number: int, length: int) -> NDArray[np.int64]:
-    return permutation(seed, Stream.LANE_ORDER, lane_number, length)
+def _lane_order(seed: int, lane_number: int, length: int) -> memoryview:
+    """As memory, because one number of it is asked for at a time."""
+    return permutation(seed, Stream.LANE_ORDER, lane_number, length).data

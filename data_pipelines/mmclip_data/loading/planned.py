@@ -5,13 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmclip.batch import DataPosition
 from mmclip.errors import BadSampleError, UserError
-from mmclip_data.loading.look_ahead import Slices, look_ahead
+from mmclip_data.loading.look_ahead import Slices, is_on_stores, look_ahead
 from mmclip_data.loading.order import Order
 from mmclip_data.loading.sources import Source
 from mmclip_data.loading.watchdog import Whereabouts
@@ -24,8 +25,8 @@ REPLACEMENT_TRIES = 100
 
 BATCHES_KEPT = 8
 
-NOTHING_AHEAD: Future[LookAhead | None] = Future()
-"""Stands for a look-ahead that was found not to be needed."""
+SAMPLES_LOCATED = 512
+"""Samples whose places are worked out together: numpy's calls cost as much for one batch as for several small ones."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,21 @@ class PlannedSource(IterableDataset):
         self.layout = layout
         self.start = start
         self._known_places: deque[tuple[int, set[tuple[int, int]]]] = deque(maxlen=BATCHES_KEPT)
+        self._is_on_stores = is_on_stores(source)
         self._looks_ahead: dict[int, Future[LookAhead | None]] = {}
         """By process: neither threads nor locks come along through a fork."""
         self.watch: Whereabouts | None = None
         """Where a loader process notes what it is at."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch_start, positions in self.steps():
-            places = self.plan.locate_all(positions)
-            for position, place in zip(positions, places, strict=True):
-                yield self.sample(position, place, batch_start)
+        together = max(1, SAMPLES_LOCATED // self.layout.batch_size)
+        steps = self.steps()
+        while True:
+            batches = list(islice(steps, together))
+            places = iter(self.plan.locate_all([position for _, positions in batches for position in positions]))
+            for batch_start, positions in batches:
+                for position in positions:
+                    yield self.sample(position, next(places), batch_start)
 
     def steps(self) -> Iterator[tuple[int, list[int]]]:
         """The batches that this process fills: where each begins, and this rank's positions in it."""
@@ -89,17 +95,20 @@ class PlannedSource(IterableDataset):
         """The sample at a position, whose shard and row are `place`, or the one that replaces it."""
         if self.watch is not None:
             self.watch.note(position)
-        where = {"__position__": position, "__batch_start__": batch_start, "__try__": 0, "__place__": place}
-        ahead = self._look_ahead()
-        if ahead is not None:
-            ahead.advance()
+        shard, row = place
+        if self._is_on_stores:
+            ahead = self._look_ahead()
+            if ahead is not None:
+                ahead.advance()
         try:
-            sample = self.source.read(*place)
+            sample = self.source.read(shard, row)
         except BadSampleError as error:
-            return self.replacement({**where, "__id__": self.source.sample_id(*place)}, str(error))
-        sample.update(where)
+            where = {"__position__": position, "__batch_start__": batch_start, "__try__": 0, "__place__": place}
+            return self.replacement({**where, "__id__": self.source.sample_id(shard, row)}, str(error))
+        sample["__position__"], sample["__batch_start__"] = position, batch_start
+        sample["__try__"], sample["__place__"] = 0, place
         if "__id__" not in sample:  # a source that has just made it hands it on
-            sample["__id__"] = self.source.sample_id(*place)
+            sample["__id__"] = self.source.sample_id(shard, row)
         return sample
 
     def name(self, position: int) -> str:
@@ -109,8 +118,6 @@ class PlannedSource(IterableDataset):
     def _look_ahead(self) -> LookAhead | None:
         """Begun once in each process that reads, by the first of its threads; the others wait for it."""
         found = self._looks_ahead.get(os.getpid())
-        if found is NOTHING_AHEAD:
-            return None
         if found is None:
             mine: Future[LookAhead | None] = Future()
             found = self._looks_ahead.setdefault(os.getpid(), mine)
@@ -119,10 +126,7 @@ class PlannedSource(IterableDataset):
                     mine.set_result(look_ahead(self.source, self._slices()))
                 except BaseException as error:  # it belongs to each of them
                     mine.set_exception(error)
-        ahead = found.result()
-        if ahead is None:  # the usual case costs no lock
-            self._looks_ahead[os.getpid()] = NOTHING_AHEAD
-        return ahead
+        return found.result()
 
     def _slices(self) -> Slices:
         worker = get_worker_info()

@@ -151,9 +151,10 @@ class IndexedTars:
 
     def read(self, shard: int, row: int) -> dict[str, Any]:
         reader = self._readers[shard]
-        key = reader.index.key(row)
-        marks = {"__key__": key, "__url__": self._urls[shard], "__id__": self._prefixes[shard] + key}
-        return {**marks, **reader.read(row, self.extensions)}
+        sample: dict[str, Any] = {"__url__": self._urls[shard]}
+        sample["__key__"] = key = reader.read_into(sample, row, self.extensions)
+        sample["__id__"] = self._prefixes[shard] + key
+        return sample
 
 
 @config

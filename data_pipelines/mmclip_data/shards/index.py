@@ -24,6 +24,7 @@ from mmclip_data.shards.columns import (
     FORMAT_VERSION,
     IDENTITY_COLUMNS,
     MEMBER_COLUMNS,
+    Rows,
     Salvage,
     ShardIndex,
     single_rows,
@@ -48,14 +49,14 @@ class MappedColumns:
         self._identity = identity
         self._layout = layout
         self._columns: dict[str, np.ndarray] | None = None
-        self._rows: dict[str, memoryview] | None = None
+        self._rows: Rows | None = None
 
     @property
-    def rows(self) -> dict[str, memoryview]:
-        """All columns, for those who want a few single rows."""
+    def rows(self) -> Rows:
+        """For those who want a few single rows."""
         rows = self._rows  # another thread may release them at any moment
         if rows is None:
-            self._rows = rows = single_rows(self._columns or self._map())
+            self._rows = rows = single_rows(self)
         return rows
 
     def __getitem__(self, name: str) -> np.ndarray:

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import xxhash
+from xxhash import xxh3_64_intdigest
 
 from mmclip.errors import BadSampleError
-from mmclip_data.shards.columns import Member, ShardIndex
+from mmclip_data.shards.columns import ShardIndex
 from mmclip_data.shards.open_files import OpenFiles
 
 MAX_MEMBER_BYTES = 64 << 20
@@ -48,26 +48,32 @@ class ShardReader:
             BadSampleError: a member is cut, too large, or its bytes differ from those that were indexed.
             OSError: the store failed; the sample itself may be sound.
         """
-        return {
-            extension: self._read_member(sample, extension, member)
-            for extension, member in self.index.members(sample).items()
-            if extensions is None or extension in extensions
-        }
+        found: dict[str, bytes] = {}
+        self.read_into(found, sample, extensions)
+        return found
 
-    def _read_member(self, sample: int, extension: str, member: Member) -> bytes:
-        if member.size > self.max_member_bytes:
-            raise self._bad(sample, extension, f"at most {self.max_member_bytes} bytes", f"{member.size} bytes")
+    def read_into(self, found: dict[str, Any], sample: int, extensions: Collection[str] | None = None) -> str:
+        """`read` into a dictionary that is there already, which a loader fills in several places; returns the key.
+
+        Raises:
+            BadSampleError, OSError: as `read` does.
+        """
+        key, places = self.index.entry(sample, extensions)
         descriptor = self._descriptor or self._open()
-        try:
-            payload = os.pread(descriptor.number, member.size, member.offset)
-        except OSError as error:  # pread does not know which file it reads
-            raise OSError(error.errno, error.strerror, str(self.tar)) from error
-        if len(payload) != member.size:
-            raise self._bad(sample, extension, f"{member.size} bytes", f"{len(payload)} bytes")
-        checksum = xxhash.xxh3_64_intdigest(payload)
-        if checksum != member.checksum:
-            raise self._bad(sample, extension, f"checksum {member.checksum:016x}", f"{checksum:016x}")
-        return payload
+        for extension, offset, size, expected in places:
+            if size > self.max_member_bytes:
+                raise self._bad(sample, extension, f"at most {self.max_member_bytes} bytes", f"{size} bytes")
+            try:
+                payload = os.pread(descriptor.number, size, offset)
+            except OSError as error:  # pread does not know which file it reads
+                raise OSError(error.errno, error.strerror, str(self.tar)) from error
+            if len(payload) != size:
+                raise self._bad(sample, extension, f"{size} bytes", f"{len(payload)} bytes")
+            checksum = xxh3_64_intdigest(payload)
+            if checksum != expected:
+                raise self._bad(sample, extension, f"checksum {expected:016x}", f"{checksum:016x}")
+            found[extension] = payload
+        return key
 
     def _bad(self, sample: int, extension: str, expected: str, got: str) -> BadSampleError:
         return BadSampleError(

@@ -64,14 +64,18 @@ class RemoteReader:
             self.tar.drop()
         return dict(zip(members, payloads, strict=True))
 
+    def read_into(self, found: dict[str, Any], sample: int, extensions: Collection[str] | None = None) -> str:
+        """`read` into a dictionary that is there already; returns the key."""
+        found.update(self.read(sample, extensions))
+        return self.index.key(sample)
+
     def members(self, sample: int, extensions: Collection[str] | None) -> dict[str, Member]:
         """Where the wanted members lie.
 
         Raises:
             BadSampleError: one is larger than a member may be.
         """
-        members = self.index.members(sample)
-        chosen = {name: place for name, place in members.items() if extensions is None or name in extensions}
+        chosen = {place[0]: Member(*place[1:]) for place in self.index.entry(sample, extensions)[1]}
         for name, member in chosen.items():
             if member.size > self.max_member_bytes:
                 raise BadSampleError(

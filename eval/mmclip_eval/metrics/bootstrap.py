@@ -49,6 +49,21 @@ def mean_per_class_recall_interval(correct: Bool[Tensor, " sample"], labels: Int
     return _interval(correct.double() * weight, weight)
 
 
+def median_interval(values: Int[Tensor, " value"], owner: Int[Tensor, " value"]) -> Interval:
+    """95 % interval of the median of values of which several may belong to one sample, and are then drawn together."""
+    order = values.argsort(stable=True)
+    ranked, owners = values[order].numpy(), owner[order].numpy()
+
+    def median(counts: Counts) -> NDArray[np.float64]:
+        ends = counts[:, owners].cumsum(axis=1)
+        total = ends[:, -1:]
+        # The values at the two middle places of what was drawn, which are the same place where the number is odd.
+        low, high = ((ends > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2))
+        return (ranked[low] + ranked[high]) / 2
+
+    return statistic_interval([int(owner.max()) + 1], median)
+
+
 def difference_interval(hits: Bool[Tensor, " sample"], others: Bool[Tensor, " other"]) -> Interval:
     """95 % interval of the accuracy of `hits` minus that of `others`, each resampled by itself."""
     generator = np.random.Generator(np.random.Philox(key=SEED))

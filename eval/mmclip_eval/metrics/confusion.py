@@ -10,15 +10,17 @@ from mmclip_eval.metrics.bootstrap import Counts, Interval, statistic_interval
 from mmclip_eval.metrics.classification import true_class_rank
 
 
-def predicted_class(scores: Float[Tensor, "sample class"], labels: Int[Tensor, " sample"]) -> Int[Tensor, " sample"]:
-    """The class with the highest score; where the true class only ties with it, the first of its rivals.
+def rank_and_prediction(
+    scores: Float[Tensor, "sample class"], labels: Int[Tensor, " sample"]
+) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
+    """`true_class_rank`, and the class of the highest score; where the true class ties with it, the first rival.
 
     Raises:
         ValueError: `scores` holds a non-finite value, or a label names no column.
     """
-    tied = true_class_rank(scores, labels) > 0
+    rank = true_class_rank(scores, labels)
     rivals = scores.scatter(1, labels[:, None].long(), -torch.inf)
-    return torch.where(tied, rivals.argmax(dim=1), labels)
+    return rank, torch.where(rank > 0, rivals.argmax(dim=1), labels)
 
 
 def confusion_matrix(

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 24
 """Size of one block of the similarity matrix: 64 MiB in fp32, whatever the number of queries."""
+ROUNDING = 1e-9
 
 
 def first_hit_rank(
@@ -77,3 +79,27 @@ def chance_recall(owned: Int[Tensor, " query"], gallery: int, k: int) -> float:
     for drawn in range(min(k, gallery)):
         missed *= (others - drawn) / (gallery - drawn)  # 0 once every other entry is drawn, and 0 it stays
     return float(1 - missed.mean())
+
+
+def median_rank(first_hit: Int[Tensor, " query"]) -> float:
+    """Median place of the first hit, counted from 1; between the two middle ones where their number is even.
+
+    Raises:
+        ValueError: there is no query.
+    """
+    if not first_hit.numel():
+        raise ValueError("the median rank of no queries is undefined")
+    return float(np.median(first_hit.numpy())) + 1
+
+
+def chance_median_rank(owned: Int[Tensor, " query"], gallery: int) -> float:
+    """The median place of the first hit in a random ranking, for queries that own `owned` of the `gallery` entries."""
+    kinds, counts = np.unique(owned.numpy(), return_counts=True)
+    drawn = np.arange(gallery)
+    missed = np.zeros(gallery)
+    for own, count in zip(kinds, counts, strict=True):
+        missed += count * np.cumprod(np.maximum(0.0, gallery - own - drawn) / (gallery - drawn))
+    found = 1 - missed / counts.sum()
+    # A sum of rounded products: a half is a half within rounding.
+    low, high = ((found >= 0.5 + margin).argmax() for margin in (-ROUNDING, ROUNDING))
+    return float(low + high) / 2 + 1

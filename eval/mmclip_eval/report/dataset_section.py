@@ -85,7 +85,7 @@ def dataset_section(evidence: Evidence, logit_scale: float, extent: Extent, numb
     query_walls: list[QueryWall] = []
     confusion: list[Card] = []
     pairs: list[Pair] = []
-    if dataset.labelled is not None and evidence.class_embed is not None:
+    if evidence.class_embed is not None:
         predictions = predict(evidence.image_embed, evidence.class_embed, logit_scale)
         walls += _class_walls(evidence, dataset.labelled, predictions, logit_scale, album, extent)
         query_walls.append(_class_queries(evidence, dataset.labelled, evidence.class_embed, album, extent))
@@ -93,7 +93,7 @@ def dataset_section(evidence: Evidence, logit_scale: float, extent: Extent, numb
         confusion = drawn_confusion(dataset.labelled, dataset.groups, said)
         if not confusion or dataset.groups is not None:
             pairs = worst_pairs(dataset.labelled.labels, said, dataset.labelled.class_names, WORST_PAIRS)
-    if dataset.captioned is not None and evidence.caption_embed is not None:
+    if evidence.caption_embed is not None:
         walls.append(_caption_wall(evidence, dataset.captioned, evidence.caption_embed, album, extent))
         query_walls.append(_caption_queries(evidence, dataset.captioned, evidence.caption_embed, album, extent))
     geometry = drawn_geometry(evidence)
@@ -119,9 +119,9 @@ def dataset_section(evidence: Evidence, logit_scale: float, extent: Extent, numb
 def _about(evidence: Evidence) -> str:
     dataset = evidence.dataset
     parts = [f"{len(evidence.image_embed):,} held-out pictures"]
-    if dataset.labelled is not None:
+    if evidence.class_embed is not None:
         parts.append(f"{len(dataset.labelled.class_names):,} class names")
-    if dataset.captioned is not None:
+    if evidence.caption_embed is not None:
         parts.append(f"{len(dataset.captioned.captions):,} captions")
     return f"{', '.join(parts)}, from {dataset.config.path}."
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from mmclip_eval.datasets import EvalDataset
+from mmclip_eval.eval_dataset import EvalDataset
 
 
 @dataclass(frozen=True)

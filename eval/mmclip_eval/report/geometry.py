@@ -30,19 +30,17 @@ OwnPairs = tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]
 def own_pairs(evidence: Evidence) -> OwnPairs:
     """Each picture with its class, else each caption's picture with the caption."""
     dataset = evidence.dataset
-    if dataset.captioned is not None and evidence.caption_embed is not None:
+    if evidence.caption_embed is not None:
         return dataset.captioned.image_of_caption, torch.arange(len(dataset.captioned.captions))
-    assert dataset.labelled is not None, "a set has labels or captions"
     return torch.arange(len(dataset.labelled.labels)), dataset.labelled.labels
 
 
 def texts_of(evidence: Evidence) -> tuple[Tensor, tuple[str, ...]]:
     """The embeddings of the texts that belong to the pictures, and the texts: captions before class names."""
     dataset = evidence.dataset
-    if dataset.captioned is not None and evidence.caption_embed is not None:
+    if evidence.caption_embed is not None:
         return evidence.caption_embed, dataset.captioned.captions
-    assert dataset.labelled is not None, "a set has labels or captions"
-    assert evidence.class_embed is not None, "a set with labels is classified"
+    assert evidence.class_embed is not None, "a set that is shown has classes or captions"
     return evidence.class_embed, dataset.labelled.class_names
 
 

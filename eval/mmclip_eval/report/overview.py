@@ -64,8 +64,9 @@ def _score_tiles(groups: Sequence[ScoreGroup]) -> list[Tile]:
     return found[: MOST_TILES - 2]
 
 
-def _beside(low: float, high: float, chance: float) -> tuple[str, ...]:
-    return f"chance {percent(chance)}", f"95 % interval {percent(low).removesuffix(' %')} to {percent(high)}"
+def _beside(low: float, high: float, chance: float | None) -> tuple[str, ...]:
+    guess = () if chance is None else (f"chance {percent(chance)}",)
+    return *guess, f"95 % interval {percent(low).removesuffix(' %')} to {percent(high)}"
 
 
 def _run_tiles(history: History, subject: Subject) -> list[Tile]:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmclip.errors import BadSampleError, UserError
 from mmclip_data.loading.decode import decode_image
-from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.samples import Samples
 
 PIXELS_PER_CSS_PIXEL = 2
 QUALITY = 82
@@ -29,7 +29,7 @@ class Picture:
 class Album:
     """Thumbnails of one set, up to a sum of bytes: what comes later is left out, so that a page stays small."""
 
-    def __init__(self, samples: ShardedSamples, budget_bytes: int) -> None:
+    def __init__(self, samples: Samples, budget_bytes: int) -> None:
         self.samples = samples
         self.left_bytes = budget_bytes
         self.problems: dict[int, str] = {}

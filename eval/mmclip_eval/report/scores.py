@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclip_eval.result import EvalResult, read_result
+from mmclip_eval.result import EvalResult, read_result, task_words
 
 TRACK_ENDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 METRIC_WORDS = {
     "acc1": "top\u20111 accuracy",
     "acc5": "top\u20115 accuracy",
     "mean_per_class_recall": "mean recall of the classes",
+    "image_retrieval_median_rank": "caption to picture, median rank",
+    "text_retrieval_median_rank": "picture to caption, median rank",
 }
 RETRIEVAL_WORDS = {"image_retrieval_recall": "caption to picture", "text_retrieval_recall": "picture to caption"}
 SHOWN_TEMPLATES = 8
@@ -19,19 +21,24 @@ SHOWN_TEMPLATES = 8
 
 @dataclass(frozen=True)
 class Score:
-    """One figure; all numbers are fractions in [0, 1]."""
+    """One figure."""
 
     metric: str
     words: str
     value: float
     low: float
     high: float
-    chance: float
+    chance: float | None
+    is_fraction: bool = True
+    """Whether it lies in [0, 1], and so has a place on the line that is drawn."""
+    lower_is_better: bool = False
 
     @property
     def beats_chance(self) -> bool:
-        """Whether the whole interval lies above chance."""
-        return self.low > self.chance
+        """Whether the whole interval lies on the better side of chance; also where there is no guessing."""
+        if self.chance is None:
+            return True
+        return self.high < self.chance if self.lower_is_better else self.low > self.chance
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ def score_groups(results: Sequence[Mapping[str, Any]], weights_sha256: str | Non
 
 def track_end(groups: Sequence[ScoreGroup]) -> float:
     """Where the line that the scores are drawn on ends: the first round number above everything on it."""
-    most = max((max(score.high, score.value, score.chance) for group in groups for score in group.scores), default=1.0)
+    drawn = (score for group in groups for score in group.scores if score.is_fraction)
+    most = max((max(score.high, score.value, score.chance or 0.0) for score in drawn), default=1.0)
     return next((end for end in TRACK_ENDS if most <= end), 1.0)
 
 
@@ -90,13 +98,10 @@ def _group(content: Mapping[str, Any], weights_sha256: str | None) -> ScoreGroup
     other = weights_sha256 is not None and checkpoint.get("weights_sha256") != weights_sha256
     return ScoreGroup(
         dataset=content["dataset"],
-        task=content["task"].replace("_", " ").replace("zero shot", "zero-shot"),
+        task=task_words(content["task"]),
         num_samples=content["num_samples"],
         about=_about(content),
-        scores=tuple(
-            _score(name, value, content["intervals"][name], content["chance"][name])
-            for name, value in content["metrics"].items()
-        ),
+        scores=tuple(_score(name, content["metrics"][name], content) for name in content["intervals"]),
         templates=templates[:SHOWN_TEMPLATES],
         more_templates=max(0, len(templates) - SHOWN_TEMPLATES),
         prompts_source=prompts.get("source", ""),
@@ -105,9 +110,11 @@ def _group(content: Mapping[str, Any], weights_sha256: str | None) -> ScoreGroup
     )
 
 
-def _score(metric: str, value: float, interval: Sequence[float], chance: float) -> Score:
-    low, high = interval
-    return Score(metric, words_of(metric), value, low, high, chance)
+def _score(metric: str, value: float, content: Mapping[str, Any]) -> Score:
+    low, high = content["intervals"][metric]
+    is_fraction = content.get("units", {}).get(metric, "fraction") == "fraction"
+    lower_is_better = metric in content.get("lower_is_better", ())
+    return Score(metric, words_of(metric), value, low, high, content["chance"][metric], is_fraction, lower_is_better)
 
 
 def _about(content: Mapping[str, Any]) -> str:

@@ -3,14 +3,14 @@
 from typing import ClassVar, Literal
 
 import torch
-from mmclip_eval.eval_dataset import Part
-from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
-from mmclip_eval.tasks.zero_shot_classification import classification_details
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import Part
 from mmclip_eval.metrics.calibration import BINS, Reliability, confidence_of, expected_error_interval, reliability
 from mmclip_eval.metrics.estimate import Estimate
+from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
+from mmclip_eval.tasks.zero_shot_classification import classification_details
 from mmclip_eval.zero_shot import SAMPLE_BLOCK, rank_and_predict
 
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from mmclip_eval.eval_dataset import EvalDataset
-from mmclip_eval.tasks.base import Outcome, Table, TaskContext
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.metrics.bootstrap import runs_interval
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.probes.drawing import draw_shots
 from mmclip_eval.probes.logistic import Examples, choose_strength, fit_probe
+from mmclip_eval.tasks.base import Outcome, Table, TaskContext
 from mmclip_eval.tasks.linear_probe import refuse_too_few
 from mmclip_eval.tasks.training_set import (
     ChoosingTask,

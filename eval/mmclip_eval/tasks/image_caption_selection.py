@@ -9,16 +9,16 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from mmclip_eval.eval_dataset import EvalDataset, Part
-from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.metrics.bootstrap import accuracy_interval
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.metrics.selection import chance_selection, select
 from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 
 FIGURES: tuple[str, ...] = ("text_acc", "image_acc", "acc")
 
@@ -29,7 +29,7 @@ class ImageCaptionSelection(EvalTask):
 
     type: Literal["image_caption_selection"] = "image_caption_selection"
     public_name: ClassVar[str] = "image_caption_selection"
-    needs: ClassVar[tuple[Part, ...]] = ("captioned",)
+    needs: ClassVar[tuple[Part, ...]] = ("choices",)
     dataset_type: ClassVar[str | None] = "image_caption_selection"
 
     def check(self, dataset: EvalDataset, related: Mapping[str, EvalDataset]) -> None:
@@ -49,22 +49,22 @@ class ImageCaptionSelection(EvalTask):
         construction, as is its chance.
         """
         dataset = context.dataset
-        right, chance = _select(dataset, context.image_embed, context.own.caption_embed)
+        right, chance = _select(dataset, context.image_embed, context.encode_texts(dataset.choices.texts))
         metrics = {
             name: Estimate(float(right[name].double().mean()), accuracy_interval(right[name]), chance[name])
             for name in FIGURES
         }
         details = {
-            "num_captions": len(dataset.captioned.captions),
+            "num_captions": len(dataset.choices.texts),
             "num_pictures": len(context.image_embed),
-            "captions": {"sha256": sha256_of(dataset.captioned.captions)},
+            "captions": {"sha256": sha256_of(dataset.choices.texts)},
         }
         return Outcome(metrics, details, _tables(dataset, right))
 
 
 def _counts(dataset: EvalDataset) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:
     """How many pictures and captions each sample has."""
-    sides = dataset.rows.sample_of_row, dataset.captioned.image_of_caption
+    sides = dataset.rows.sample_of_row, dataset.choices.sample_of_text
     pictures, captions = (torch.bincount(side, minlength=len(dataset.samples)) for side in sides)
     return pictures, captions
 
@@ -80,7 +80,7 @@ def _select(
         images, texts = shape.tolist()
         chosen = (pictures == images) & (captions == texts)
         rows = image_embed[chosen[dataset.rows.sample_of_row]].unflatten(0, (-1, images))
-        own = caption_embed[chosen[dataset.captioned.image_of_caption]].unflatten(0, (-1, texts))
+        own = caption_embed[chosen[dataset.choices.sample_of_text]].unflatten(0, (-1, texts))
         found = select(rows @ own.mT)
         values = zip(FIGURES, (found.text, found.image, found.both), chance_selection(images, texts), strict=True)
         for name, hits, guess in values:

@@ -2,11 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from mmclip_eval.tasks.base import Outcome, TaskContext
-
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_eval.metrics.neighbours import NEIGHBOURS, TEMPERATURE, neighbour_votes
+from mmclip_eval.tasks.base import Outcome, TaskContext
 from mmclip_eval.tasks.training_set import TrainedTask, classes_of, examples_of, score, training_details
 
 

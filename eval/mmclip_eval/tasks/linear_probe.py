@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from mmclip_eval.eval_dataset import EvalDataset
-from mmclip_eval.tasks.base import Outcome, TaskContext
-
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.probes.drawing import draw_shots
 from mmclip_eval.probes.logistic import Examples, Tried, choose_strength, fit_probe
+from mmclip_eval.tasks.base import Outcome, TaskContext
 from mmclip_eval.tasks.training_set import ChoosingTask, classes_of, examples_of, score, training_details
 
 

@@ -3,10 +3,9 @@
 from typing import ClassVar, Literal
 
 import torch
-from mmclip_eval.eval_dataset import Part
-from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 
 from mmclip.config import config
+from mmclip_eval.eval_dataset import Part
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.metrics.multilabel import (
     average_precision,
@@ -15,6 +14,7 @@ from mmclip_eval.metrics.multilabel import (
 )
 from mmclip_eval.multilabelled import Multilabelled
 from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 from mmclip_eval.zero_shot import SAMPLE_BLOCK, class_weights
 
 

@@ -5,15 +5,15 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
-from mmclip_eval.tasks.base import EvalTask, Outcome, Related, TaskContext
-from mmclip_eval.tasks.zero_shot_classification import classification_details
 from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.metrics.outliers import auroc, energy_score, fpr95, softmax_score
+from mmclip_eval.tasks.base import EvalTask, Outcome, Related, TaskContext
+from mmclip_eval.tasks.zero_shot_classification import classification_details
 from mmclip_eval.zero_shot import SAMPLE_BLOCK
 
 SCORES = {"energy": energy_score, "softmax": softmax_score}

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
-from mmclip_eval.tasks.base import EvalTask, Outcome, Related, TaskContext
-from mmclip_eval.tasks.zero_shot_classification import classification_details
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
 from mmclip_eval.metrics.bootstrap import accuracy_interval
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.metrics.robustness import (
@@ -18,7 +16,9 @@ from mmclip_eval.metrics.robustness import (
     logit,
     robustness_gap,
 )
+from mmclip_eval.tasks.base import EvalTask, Outcome, Related, TaskContext
 from mmclip_eval.tasks.ood_detection import suite_set
+from mmclip_eval.tasks.zero_shot_classification import classification_details
 from mmclip_eval.zero_shot import rank_and_predict
 
 
@@ -80,7 +80,7 @@ class Robustness(EvalTask):
             for side, hits in right.items()
         }
         metrics["robustness_gap"] = Estimate(
-            *robustness_gap(right["clean"], right["shifted"]), chance=None, lower_is_better=True
+            *robustness_gap(right["clean"], right["shifted"]), chance=None, unit="difference", lower_is_better=True
         )
         details = {
             **classification_details(part, context.dataset.prompts),
@@ -96,7 +96,7 @@ class Robustness(EvalTask):
             line = fit_baseline(*zip(*self.baseline, strict=True))
             interval = effective_robustness_interval(line, right["clean"], right["shifted"])
             value = line.effective_robustness(metrics["clean_acc1"].value, metrics["shifted_acc1"].value)
-            metrics["effective_robustness"] = Estimate(value, interval, chance=None)
+            metrics["effective_robustness"] = Estimate(value, interval, chance=None, unit="difference")
             details["baseline"] = {"slope": line.slope, "intercept": line.intercept, "models": len(self.baseline)}
         return Outcome(metrics, details)
 

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from mmclip_eval.eval_dataset import EvalDataset, Part
-from mmclip_eval.tasks.base import Outcome, TaskContext
-from mmclip_eval.tasks.zero_shot_classification import classification_details
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.probes.drawing import draw_shots
 from mmclip_eval.probes.logistic import Examples
 from mmclip_eval.probes.tip_adapter import TipAdapter
+from mmclip_eval.tasks.base import Outcome, TaskContext
 from mmclip_eval.tasks.linear_probe import refuse_too_few
 from mmclip_eval.tasks.training_set import TrainedTask, examples_of, labelled_set, score, training_details
+from mmclip_eval.tasks.zero_shot_classification import classification_details
 
 ALPHAS = tuple(round(0.1 + 2.9 * step / 20, 4) for step in range(20))
 BETAS = tuple(round(0.1 + 6.9 * step / 20, 4) for step in range(20))

@@ -6,19 +6,19 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
-from mmclip_eval.tasks.base import Encoded, EvalTask, Related, Table, TaskContext
-from mmclip_eval.tasks.zero_shot_classification import confusion_table, per_class_table
 from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
 from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval
-from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
-from mmclip_eval.metrics.confusion import predicted_class
+from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy
+from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.probes.drawing import hold_out
 from mmclip_eval.probes.logistic import Examples
+from mmclip_eval.tasks.base import Encoded, EvalTask, Related, Table, TaskContext
+from mmclip_eval.tasks.zero_shot_classification import confusion_table, per_class_table
 
 
 @config
@@ -123,7 +123,7 @@ class Scored:
 def score(scores: Float[Tensor, "sample class"], context: TaskContext, train: Examples) -> Scored:
     """Compare scores with the labels of the set that is measured."""
     labels = context.dataset.labelled.labels
-    rank, predicted = true_class_rank(scores, labels), predicted_class(scores, labels)
+    rank, predicted = rank_and_prediction(scores, labels)
     return Scored(labels, rank, predicted, train.labels, scores.shape[1])
 
 

@@ -3,18 +3,18 @@
 from typing import ClassVar, Literal
 
 import torch
-from mmclip_eval.eval_dataset import EvalDataset, Part
-from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
-from mmclip_eval.tasks.zero_shot_classification import classification_details
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.groups import Groups
 from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval
 from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy
 from mmclip_eval.metrics.confusion import chance_macro_f1, confusion_matrix, macro_f1, macro_f1_interval
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.metrics.worst_group import MIN_GROUP_SIZE, WorstGroup, worst_group
+from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
+from mmclip_eval.tasks.zero_shot_classification import classification_details
 from mmclip_eval.zero_shot import rank_and_predict
 
 

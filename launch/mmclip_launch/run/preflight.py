@@ -24,7 +24,7 @@ from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.planned import Layout
 from mmclip_data.loading.stream_loader import refuse_resume, refuse_unusable_stream
 from mmclip_data.loading.streaming import StreamingConfig
-from mmclip_eval.datasets import EvalDataset, EvalDatasetConfig, open_dataset
+from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_launch.faults import free_bytes
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.folder import CONFIG, refuse_changes
@@ -43,7 +43,7 @@ class Checked:
     """Whether the run folder is still to be claimed."""
     step: int
     """Of the checkpoint to continue from; -1 without one."""
-    datasets: Sequence[EvalDataset]
+    datasets: Sequence[OpenedDataset]
 
 
 def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> Checked:
@@ -85,7 +85,7 @@ def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
     return order.samples_per_epoch
 
 
-def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[EvalDataset]:
+def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[OpenedDataset]:
     """Open and check every evaluation set, all before a model is loaded.
 
     Raises:
@@ -98,32 +98,32 @@ def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[EvalDataset]:
                 f"evaluation: {names.count(name)} data sets are named {name!r}, and results are filed by name: "
                 "give each its own (--dataset NAME=PATH)"
             )
-    opened: list[EvalDataset] = []
+    opened: list[OpenedDataset] = []
     for settings in datasets:
         try:
-            opened.append(open_dataset(settings))
+            opened.append(open_dataset(settings, datasets))
         except UserError as error:
             raise UserError(f"evaluation data set {settings.name!r}: {error}") from error
-        opened[-1].samples.close()
+        opened[-1].close()
     return opened
 
 
-def refuse_equal_prompts(datasets: Sequence[EvalDataset], tokenizer: Tokenizer) -> None:
+def refuse_equal_prompts(datasets: Sequence[OpenedDataset], tokenizer: Tokenizer) -> None:
     """Refuse prompts that are cut before the class name, so that every class would be the same text.
 
     Raises:
         UserError: naming the data set, a template and the context length.
     """
-    for dataset in datasets:
-        part = dataset.labelled
-        names = list(dict.fromkeys(part.class_names)) if part else []
-        if part is None or len(names) < 2:
+    for opened in datasets:
+        dataset = opened.dataset
+        if not any("prompts" in task.needs for task in opened.tasks):
             continue
-        first = tokenizer(part.prompts.fill(names[0]))
-        if all(torch.equal(first, tokenizer(part.prompts.fill(name))) for name in names[1:]):
+        names, prompts = list(dict.fromkeys(dataset.labelled.class_names)), dataset.prompts
+        first = tokenizer(prompts.fill(names[0]))
+        if len(names) > 1 and all(torch.equal(first, tokenizer(prompts.fill(name))) for name in names[1:]):
             raise UserError(
                 f"{dataset.config.name}: all {len(names)} classes give the same tokens: the template "
-                f"{part.prompts.templates[0]!r} is cut at the model's context_length={tokenizer.context_length} before "
+                f"{prompts.templates[0]!r} is cut at the model's context_length={tokenizer.context_length} before "
                 "the class name; give a shorter template, or a model with a longer context"
             )
 

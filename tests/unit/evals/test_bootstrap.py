@@ -7,6 +7,7 @@ from mmclip_eval.metrics import bootstrap
 from mmclip_eval.metrics.bootstrap import (
     accuracy_interval,
     mean_per_class_recall_interval,
+    median_interval,
     ratio_interval,
     runs_interval,
     statistic_interval,
@@ -117,3 +118,13 @@ def test_no_samples_have_no_interval():
         accuracy_interval(torch.zeros(0, dtype=torch.bool))
     with pytest.raises(ValueError, match="no samples"):
         statistic_interval([5, 0], weighted_mean(np.zeros(5)))
+
+
+def test_interval_of_a_median_is_that_of_medians_of_resampled_samples_each_with_all_its_values():
+    generator = np.random.default_rng(0)
+    owner = np.concatenate([np.arange(40), generator.integers(0, 40, 90)])
+    values = generator.integers(1, 60, 130)
+    own = [values[owner == sample] for sample in range(40)]
+    expected = resampled(40, lambda drawn: np.median(np.concatenate([own[i] for i in drawn])))
+    assert median_interval(torch.tensor(values), torch.tensor(owner)) == pytest.approx(expected, abs=1)
+    assert median_interval(torch.full((9,), 3), torch.arange(9)) == (3.0, 3.0)

@@ -13,7 +13,7 @@ from mmclip_eval.metrics.confusion import (
     macro_f1,
     macro_f1_interval,
     macro_recall,
-    predicted_class,
+    rank_and_prediction,
 )
 
 
@@ -29,20 +29,20 @@ def random_predictions(samples=400, seed=0):
 
 def test_the_highest_score_is_the_prediction():
     scores, labels = random_predictions()
-    assert torch.equal(predicted_class(scores, labels), scores.argmax(dim=1))
+    assert torch.equal(rank_and_prediction(scores, labels)[1], scores.argmax(dim=1))
 
 
 def test_a_tie_with_the_true_class_is_taken_for_the_first_rival():
     scores = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.1, 0.9, 0.9], [0.9, 0.2, 0.2]])
     labels = torch.tensor([0, 2, 2, 0])
-    assert predicted_class(scores, labels).tolist() == [1, 0, 1, 0]
-    correct = predicted_class(scores, labels) == labels
+    assert rank_and_prediction(scores, labels)[1].tolist() == [1, 0, 1, 0]
+    correct = rank_and_prediction(scores, labels)[1] == labels
     assert torch.equal(correct, true_class_rank(scores, labels) == 0)
 
 
 def test_confusion_and_its_figures_agree_with_scikit_learn():
     scores, labels = random_predictions()
-    predicted = predicted_class(scores, labels)
+    predicted = rank_and_prediction(scores, labels)[1]
     matrix = confusion_matrix(predicted, labels, classes=6)
     pair = labels.numpy(), predicted.numpy()
     assert np.array_equal(matrix.numpy(), sklearn_confusion(*pair, labels=np.arange(6)))
@@ -56,7 +56,7 @@ def test_confusion_and_its_figures_agree_with_scikit_learn():
 
 def test_each_replicate_of_macro_f1_is_that_of_its_samples(replicates_of):
     scores, labels = random_predictions(samples=80)
-    predicted = predicted_class(scores, labels)
+    predicted = rank_and_prediction(scores, labels)[1]
     counts, figures = replicates_of(confusion, lambda: macro_f1_interval(predicted, labels, classes=6))
     for count, figure in zip(counts, figures, strict=True):
         drawn = torch.from_numpy(np.repeat(np.arange(80), count))
@@ -66,7 +66,7 @@ def test_each_replicate_of_macro_f1_is_that_of_its_samples(replicates_of):
 
 def test_interval_of_macro_f1_holds_the_figure():
     scores, labels = random_predictions()
-    predicted = predicted_class(scores, labels)
+    predicted = rank_and_prediction(scores, labels)[1]
     low, high = macro_f1_interval(predicted, labels, classes=6)
     assert low < macro_f1(confusion_matrix(predicted, labels, classes=6)) < high
 

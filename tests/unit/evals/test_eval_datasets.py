@@ -7,16 +7,19 @@ from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
 
 
 def opened(path, **settings):
-    return open_dataset(EvalDatasetConfig(name="set", path=str(path), **settings))
+    return open_dataset(EvalDatasetConfig(name="set", path=str(path), **settings)).dataset
+
+
+def tasks_of(path, **settings):
+    return [task.type for task in open_dataset(EvalDatasetConfig(name="set", path=str(path), **settings)).tasks]
 
 
 def test_a_clip_benchmark_folder_declares_its_task_labels_names_and_templates(classification_folder):
     dataset = opened(classification_folder)
-    assert dataset.tasks == ("zero_shot_classification",)
-    assert dataset.labelled is not None
+    assert tasks_of(classification_folder) == ["zero_shot_classification"]
     assert dataset.labelled.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert dataset.labelled.class_names == ("red", "green", "blue")
-    assert dataset.labelled.prompts.fill("red") == ["a red thing", "something red"]
+    assert dataset.prompts.fill("red") == ["a red thing", "something red"]
     assert [dataset.samples.sample_id(i) for i in (0, 4)] == ["set/0.tar/s0000000", "set/1.tar/s0000000"]
     assert dataset.notes == ()
 
@@ -29,8 +32,7 @@ def test_a_folder_of_unindexed_tars_is_read_without_writing_to_it(classification
 
 def test_a_folder_of_type_retrieval_has_one_caption_a_line(retrieval_folder):
     dataset = opened(retrieval_folder)
-    assert dataset.tasks == ("zero_shot_retrieval",)
-    assert dataset.captioned is not None
+    assert tasks_of(retrieval_folder) == ["zero_shot_retrieval"]
     assert dataset.captioned.captions == ("a red thing", "really red", "so green", "deep blue", "rather red")
     assert dataset.captioned.image_of_caption.tolist() == [0, 0, 1, 2, 3]
 
@@ -46,7 +48,6 @@ def test_the_fingerprint_follows_the_bytes_and_not_the_folder(classification_fol
 def test_blank_lines_at_the_end_make_no_class_and_are_noted(classification_folder):
     (classification_folder / "classnames.txt").write_text("red\ngreen\nblue\n\n \n")
     dataset = opened(classification_folder)
-    assert dataset.labelled is not None
     assert dataset.labelled.class_names == ("red", "green", "blue")
     assert dataset.notes == ("classnames.txt: blank lines left out at the end: 2",)
 
@@ -92,12 +93,12 @@ def test_missing_templates_are_an_error_and_not_a_default(classification_folder)
     (classification_folder / "zeroshot_classification_templates.txt").unlink()
     with pytest.raises(UserError, match="no templates; set templates to a packaged set"):
         opened(classification_folder)
-    assert opened(classification_folder, templates="simple").labelled is not None
+    assert opened(classification_folder, templates="simple").prompts.fill("red") == ["a photo of a red."]
 
 
 def test_a_type_that_is_not_supported_is_named(classification_folder):
-    (classification_folder / "dataset_type.txt").write_text("multilabel")
-    with pytest.raises(UserError, match="'multilabel' is not supported"):
+    (classification_folder / "dataset_type.txt").write_text("captioning")
+    with pytest.raises(UserError, match="'captioning' is not supported"):
         opened(classification_folder)
 
 
@@ -127,24 +128,22 @@ def plain_shards(tmp_path, write_tar, picture):
 
 
 def test_plain_shards_take_class_names_from_their_labels(plain_shards):
-    dataset = opened(plain_shards / "train-{000000..000001}.tar", label="json:info.name", templates="none")
-    assert dataset.tasks == ("zero_shot_classification",)
-    assert dataset.labelled is not None
+    settings = {"label": "json:info.name", "templates": "none"}
+    dataset = opened(plain_shards / "train-{000000..000001}.tar", **settings)
+    assert tasks_of(plain_shards, **settings) == ["zero_shot_classification"]
     assert dataset.labelled.class_names == ("blue", "green", "red")
     assert dataset.labelled.labels.tolist() == [2, 0, 2, 1]
 
 
 def test_plain_shards_with_captions_alone_are_for_retrieval_and_a_text_is_one_caption(plain_shards):
     dataset = opened(plain_shards)
-    assert dataset.tasks == ("zero_shot_retrieval",)
-    assert dataset.captioned is not None
+    assert tasks_of(plain_shards) == ["zero_shot_retrieval"]
     assert dataset.captioned.captions[:2] == ("red\nall of it", "blue\nall of it")
     assert dataset.notes == ("1 of 4 captions repeat an earlier one; a tie is never a hit",)
 
 
 def test_captions_come_from_all_named_places_and_blank_ones_are_counted(plain_shards):
     dataset = opened(plain_shards, captions=("txt:lines", "json:captions"))
-    assert dataset.captioned is not None
     assert dataset.captioned.captions[:3] == ("red", "all of it", "so red")
     assert dataset.captioned.image_of_caption.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert dataset.notes[0] == "blank captions left out: 4"
@@ -180,7 +179,18 @@ def test_a_sample_without_a_picture_is_named(tmp_path, write_tar, picture):
 
 def test_one_set_can_serve_both_tasks(plain_shards):
     tasks = ("zero_shot_classification", "zero_shot_retrieval")
-    dataset = opened(plain_shards, tasks=tasks, label="json:info.name", templates="none")
-    assert dataset.tasks == tasks
-    assert dataset.labelled is not None
-    assert dataset.captioned is not None
+    settings = {"tasks": tasks, "label": "json:info.name", "templates": "none"}
+    assert tasks_of(plain_shards, **settings) == list(tasks)
+    dataset = opened(plain_shards, **settings)
+    assert len(dataset.labelled.labels) == len(dataset.captioned.captions) == 4
+
+
+def test_samples_of_several_pictures_give_a_row_for_each_that_is_there(tmp_path, write_tar, picture):
+    two = {"0.png": picture("red"), "1.png": picture("blue"), "txt": b"a\nb"}
+    write_tar(tmp_path / "a.tar", [two, two, {"0.png": picture("green"), "txt": b"c"}])
+    rows = opened(tmp_path / "a.tar", pictures=("0.png", "1.png"), captions=("txt:lines",)).rows
+    assert rows.sample_of_row.tolist() == [0, 0, 1, 1, 2]
+    assert [rows.image_bytes(row) for row in (0, 1, 4)] == [picture("red"), picture("blue"), picture("green")]
+    assert [rows.sample_id(row) for row in (3, 4)] == ["set/a.tar/s0000001 .1.png", "set/a.tar/s0000002 .0.png"]
+    with pytest.raises(UserError, match=r"s0000002 has no picture: members 0\.png, txt; expected one of 1\.png"):
+        opened(tmp_path / "a.tar", pictures=("1.png",))

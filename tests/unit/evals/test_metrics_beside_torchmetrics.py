@@ -5,7 +5,7 @@ import torch
 
 from mmclip_eval.metrics.calibration import confidence_of, reliability
 from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
-from mmclip_eval.metrics.confusion import confusion_matrix, macro_f1, predicted_class
+from mmclip_eval.metrics.confusion import confusion_matrix, macro_f1, rank_and_prediction
 from mmclip_eval.metrics.multilabel import average_precision
 from mmclip_eval.metrics.outliers import auroc
 from mmclip_eval.metrics.retrieval import recall_at_k
@@ -31,7 +31,7 @@ def scored():
 def test_accuracies_recall_f1_and_confusion(peer, scored):
     scores, labels = scored
     sizes = {"num_classes": CLASSES}
-    rank, predicted = true_class_rank(scores, labels), predicted_class(scores, labels)
+    rank, predicted = rank_and_prediction(scores, labels)
     accuracy = peer.classification.multiclass_accuracy
     for k in (1, 5):
         expected = float(accuracy(scores, labels, average="micro", top_k=k, **sizes))

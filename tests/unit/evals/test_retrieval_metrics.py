@@ -1,10 +1,19 @@
+import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
 from mmclip_eval.metrics import retrieval
-from mmclip_eval.metrics.retrieval import chance_recall, chunked_first_hit_rank, first_hit_rank, recall_at_k
+from mmclip_eval.metrics.retrieval import (
+    chance_median_rank,
+    chance_recall,
+    chunked_first_hit_rank,
+    first_hit_rank,
+    median_rank,
+    recall_at_k,
+)
 
 
 def recall_by_sorting(similarity, owner, query, k):
@@ -66,3 +75,21 @@ def test_similarity_that_is_not_finite_is_refused():
 def test_a_query_that_owns_nothing_is_named():
     with pytest.raises(ValueError, match="query 1 owns no gallery entry"):
         recall_at_k(torch.zeros(2, 2), torch.tensor([0, 0]), 1)
+
+
+@pytest.mark.parametrize(("owned", "gallery"), [([1], 4), ([1], 5), ([2, 2], 7), ([5, 1, 3], 11)])
+def test_the_median_rank_of_chance_is_that_of_all_rankings(owned, gallery):
+    # The place of the first of c hits among g is r in C(g - r, c - 1) of C(g, c) rankings.
+    share = np.zeros(gallery)
+    for c in owned:
+        share += [math.comb(gallery - r, c - 1) / math.comb(gallery, c) / len(owned) for r in range(1, gallery + 1)]
+    found = share.cumsum()
+    expected = (np.argmax(found >= 0.5 - 1e-12) + np.argmax(found > 0.5 + 1e-12)) / 2 + 1
+    assert chance_median_rank(torch.tensor(owned), gallery) == expected
+
+
+def test_the_median_rank_lies_between_the_two_middle_places():
+    assert median_rank(torch.tensor([0, 3, 1])) == 2
+    assert median_rank(torch.tensor([0, 3, 1, 7])) == 3
+    with pytest.raises(ValueError, match="no queries"):
+        median_rank(torch.tensor([], dtype=torch.long))
