@@ -15,6 +15,14 @@ Result = Mapping[str, Any]
 HUB_TASKS = {
     "zero_shot_classification": "zero-shot-image-classification",
     "zero_shot_retrieval": "image-text-retrieval",
+    "multilabel_classification": "zero-shot-image-classification",
+    "worst_group": "zero-shot-image-classification",
+    "robustness": "zero-shot-image-classification",
+    "calibration": "zero-shot-image-classification",
+    "linear_probe": "image-classification",
+    "few_shot": "image-classification",
+    "tip_adapter": "image-classification",
+    "knn": "image-classification",
 }
 OTHER_HUB_TASK = "image-feature-extraction"
 """Of tasks on embeddings that the Hub has no word for."""
@@ -99,7 +107,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 def _indexed(result: Result) -> dict[str, Any]:
     """One entry of the Hub's `model-index`."""
     return {
-        "task": {"type": HUB_TASKS[result["task"]], "name": task_words(result["task"])},
+        "task": {"type": HUB_TASKS.get(result["task"], OTHER_HUB_TASK), "name": task_words(result["task"])},
         "dataset": {"type": result["dataset"], "name": result["dataset"], "split": result["split"]},
         "metrics": [
             {"type": name, "value": value, "name": name}

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmclip_eval.tasks.registry import TASKS
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from mmclip.preprocess import ImageSpec
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.result import EvalResult, ModelIdentity
 from mmclip_eval.suite import evaluate
+from mmclip_eval.tasks.registry import TASKS
 
 CLASSES = ("red", "green", "blue", "olive", "teal", "plum")
 TEMPLATES = ("a {c} thing", "something {c}")
@@ -182,8 +182,8 @@ SETUPS: dict[str, Callable[[Path, WriteTar], Setup]] = {
     "multilabel_classification": lambda root, write: multilabel(root, write, "multilabel_classification"),
     "image_caption_selection": lambda root, write: selection(root, write, "image_caption_selection"),
     "worst_group": lambda root, write: grouped(root, write, {"type": "worst_group", "min_group_size": 10}),
-    "linear_probe": lambda root, write: trained(root, write, "linear_probe"),
-    "few_shot": lambda root, write: trained(root, write, {"type": "few_shot", "shots": (1, 4), "draws": 2}),
+    "linear_probe": lambda root, write: trained(root, write, {"type": "linear_probe", "strength": 1.0}),
+    "few_shot": lambda root, write: trained(root, write, {"type": "few_shot", "shots": (1,), "draws": 2}),
     "tip_adapter": lambda root, write: trained(root, write, {"type": "tip_adapter", "shots": 4}),
     "knn": lambda root, write: trained(root, write, "knn"),
     "calibration": lambda root, write: plain(root, write, "calibration"),
@@ -247,7 +247,9 @@ def result_of() -> Callable[..., EvalResult]:
     """The result of the set that is measured; others of the suite run the task that they ask for."""
 
     def found(model: ToneModel, setup: Setup, **settings: Any) -> EvalResult:
-        results = list(evaluate(model, setup.sets, ModelIdentity(model="tones", precision="fp32"), **settings))
+        results = list(
+            evaluate(model, setup.sets, ModelIdentity(model="tones", precision="fp32", weights_sha256="00"), **settings)
+        )
         (result,) = (result for result in results if result.dataset == setup.measured)
         return result
 
