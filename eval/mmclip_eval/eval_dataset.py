@@ -28,7 +28,9 @@ class SetConfig:
     name: str
     """Stands in results and file names; unique within a suite."""
     path: str
-    """A folder in CLIP_benchmark's layout, or shards: a folder, a pattern, `embedded:emoji/...`."""
+    """A folder in CLIP_benchmark's layout, shards (a folder, a pattern, `embedded:emoji/...`), or a JSON file of instances."""
+    image_folder: str | None = None
+    """Where the pictures lie that a file of instances names (SugarCrepe, Winoground, ARO); None: images/ beside it."""
     split: str = "test"
     """Which split of a CLIP_benchmark folder; other shards have no splits."""
     label: str = "cls"
@@ -57,6 +59,8 @@ class Declared:
     """A file with one name a line."""
     templates: str | None = None
     """A file with one template a line."""
+    pictures: tuple[str, ...] = ()
+    """Members that hold the pictures of a sample that has several."""
     captions: tuple[str, ...] = ("txt",)
     """Where captions stand unless the configuration says otherwise."""
 
@@ -68,7 +72,7 @@ class EvalDataset:
         self.config = settings
         self.samples = samples
         self.declared = declared
-        self.rows = PictureRows(samples, settings.pictures)
+        self.rows = PictureRows(samples, settings.pictures or declared.pictures)
         """What is encoded: a row a picture."""
         self._parts: dict[str, Any] = {}
 
