@@ -13,11 +13,13 @@ from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
 from mmclip_eval.multilabelled import Multilabelled, read_multilabelled
 from mmclip_eval.picture_rows import PictureRows
-from mmclip_eval.prompt_sets import PromptSet, load_prompts, packaged_sets
+from mmclip_eval.prompts.packaged import ENGLISH
+from mmclip_eval.prompts.prompt_set import ClassTexts
+from mmclip_eval.prompts.reading import load_prompts
 from mmclip_eval.samples import Samples
 
 T = TypeVar("T")
-Part = Literal["labelled", "multilabelled", "prompts", "captioned", "choices", "groups"]
+Part = Literal["labelled", "prompts", "multilabelled", "multilabel_prompts", "captioned", "choices", "groups"]
 """What a task may need to know of a set; each is a property of `EvalDataset`."""
 
 
@@ -39,12 +41,12 @@ class SetConfig:
     """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: `txt`, by line in a CLIP_benchmark folder."""
     pictures: tuple[str, ...] = ()
     """Members that hold the pictures of a sample that has several, such as `0.png`, `1.png`; empty: its one picture."""
-    class_names: str | tuple[str, ...] | None = None
-    """A file with one name a line, or the names; None: the folder's classnames.txt, else the sorted labels."""
+    class_names: str | tuple[str | tuple[str, ...], ...] | None = None
+    """A packaged list, a file, or the names (several of one class as a list); None: the folder's own, else the labels."""
     templates: str | tuple[str, ...] | None = None
     """A packaged prompt set, a file, or the templates ({c} is the class name); None: the folder's own file."""
-    language: str = "en"
-    """Recorded in the result."""
+    language: str = ENGLISH
+    """Of class names and templates: packaged ones are taken in it."""
     group: str | None = None
     """Where a sample's category stands, such as `json:category`: for the report and for figures of the worst group."""
 
@@ -85,30 +87,26 @@ class EvalDataset:
         for part in parts:
             if getattr(self, part) is None:
                 raise UserError(f"{self.config.name}: {part} are needed, and no place is given; set group (--group)")
-        if {"labelled", "prompts"} <= set(parts) and not self.labelled.is_named:
-            raise UserError(
-                f"{self.config.name}: labels are indices but there are no class names; set class_names to a file or list"
-            )
 
     @property
     def labelled(self) -> Labelled:
         """The class of each sample."""
-        settings = self.config
-        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
-        return self._once("labelled", lambda: read_labelled(self.samples, settings.label, class_names))
+        return self._once("labelled", self._read_labelled)
 
     @property
     def multilabelled(self) -> Multilabelled:
         """The classes of each sample, where it may show several."""
-        settings = self.config
-        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
-        label = "npy" if settings.label == "cls" else settings.label
-        return self._once("multilabelled", lambda: read_multilabelled(self.samples, label, class_names))
+        return self._once("multilabelled", self._read_multilabelled)
 
     @property
-    def prompts(self) -> PromptSet:
-        """The templates that its class names are put into."""
-        return self._once("prompts", self._read_prompts)
+    def prompts(self) -> ClassTexts:
+        """What the text tower is told of each class."""
+        return self._once("prompts", lambda: self._read_prompts(self.labelled))
+
+    @property
+    def multilabel_prompts(self) -> ClassTexts:
+        """What the text tower is told of each class, where a sample may show several."""
+        return self._once("multilabel_prompts", lambda: self._read_prompts(self.multilabelled))
 
     @property
     def captioned(self) -> Captioned:
@@ -150,13 +148,42 @@ class EvalDataset:
     def _has(self, place: str, where: str) -> bool:
         return parse_field(place, f"{self.config.name}.{where}").extension in self.samples.extension_counts()
 
-    def _read_prompts(self) -> PromptSet:
+    def _read_labelled(self) -> Labelled:
+        settings = self.config
+        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
+        return read_labelled(self.samples, settings.label, class_names, settings.language)
+
+    def _read_multilabelled(self) -> Multilabelled:
+        settings = self.config
+        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
+        label = "npy" if settings.label == "cls" else settings.label
+        return read_multilabelled(self.samples, label, class_names, settings.language)
+
+    def _read_prompts(self, part: Labelled | Multilabelled) -> ClassTexts:
         name = self.config.name
         templates = self.declared.templates if self.config.templates is None else self.config.templates
         if templates is None:
-            sets = ", ".join(packaged_sets())
+            sets = "simple, imagenet1k and others"
             raise UserError(f"{name}: no templates; set templates to a packaged set ({sets}), a file or a list")
-        return load_prompts(templates, where=name)
+        self._refuse_unknown_language()
+        if not part.is_named:
+            raise UserError(
+                f"{name}: labels are indices but there are no class names; set class_names to a file or list"
+            )
+        texts = ClassTexts(part.classes, load_prompts(templates, name, self.config.language, dataset=name))
+        texts.check()
+        return texts
+
+    def _refuse_unknown_language(self) -> None:
+        """The files of a folder do not say in what language they are, and hardly anybody writes but English ones."""
+        fields = ("class_names", "templates")
+        left = [field for field in fields if getattr(self.config, field) is None and getattr(self.declared, field)]
+        if self.config.language != ENGLISH and left:
+            raise UserError(
+                f"{self.config.name}: language={self.config.language!r}, but {' and '.join(left)} would be those of "
+                f"{self.config.path}, whose language is not known: set {' and '.join(left)} (to the folder's own files, "
+                "where they are in it)"
+            )
 
     def _once(self, name: str, read: Callable[[], T]) -> T:
         if name not in self._parts:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmclip_eval.markdown import code, escaped, front_matter, table
-from mmclip_eval.result import read_result, recorded_versions, task_words
+from mmclip_eval.results.names import task_words
+from mmclip_eval.results.result import read_result, recorded_versions
 
 Result = Mapping[str, Any]
 """The content of a result file."""
@@ -107,7 +108,7 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 def _indexed(result: Result) -> dict[str, Any]:
     """One entry of the Hub's `model-index`."""
     return {
-        "task": {"type": HUB_TASKS.get(result["task"], OTHER_HUB_TASK), "name": task_words(result["task"])},
+        "task": {"type": HUB_TASKS.get(result["task_type"], OTHER_HUB_TASK), "name": task_words(result["task"])},
         "dataset": {"type": result["dataset"], "name": result["dataset"], "split": result["split"]},
         "metrics": [
             {"type": name, "value": value, "name": name}
@@ -190,7 +191,7 @@ def _rows(result: Result) -> list[tuple[str, ...]]:
         value = result["metrics"][name]
         chance = result["chance"][name]
         figures = f"{value:.4f}", f"{low:.4f} to {high:.4f}", "" if chance is None else f"{chance:.4f}"
-        size = f"{result['num_samples']:,}"
+        size = f"{result['n_seen']:,}"
         rows.append((escaped(result["dataset"]), task_words(result["task"]), name, *figures, size, _prompts(result)))
     return rows
 

@@ -1,10 +1,9 @@
 """Which of its classes each sample shows, where it may show several."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip_eval.fields import Field, parse_field, read_value
+from mmclip_eval.prompts.packaged import ENGLISH
+from mmclip_eval.prompts.reading import ClassNames, Names, load_class_names
 from mmclip_eval.samples import Samples
-from mmclip_eval.text_lines import read_lines
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,22 @@ class Multilabelled:
     """What multi-label classification needs."""
 
     positive: Bool[Tensor, "sample class"]
-    class_names: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]
+    """All names of each class."""
     class_names_source: str
     notes: tuple[str, ...]
+    is_named: ClassVar[bool] = True
+    """Indices alone are refused."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class that is shown: its first."""
+        return tuple(names[0] for names in self.classes)
 
 
-def read_multilabelled(samples: Samples, label: str, class_names: str | Sequence[str] | None) -> Multilabelled:
+def read_multilabelled(
+    samples: Samples, label: str, class_names: str | Names | None, language: str = ENGLISH
+) -> Multilabelled:
     """Read the classes of every sample: a multi-hot vector in `npy`, or a JSON list of class names or indices.
 
     Raises:
@@ -36,15 +46,17 @@ def read_multilabelled(samples: Samples, label: str, class_names: str | Sequence
     """
     field = parse_field(label, f"{samples.name}.label")
     raw = [_read(samples, i, field) for i in range(len(samples))]
-    names, source, notes = _class_names(samples.name, class_names, raw, label)
-    rows = [_row(value, names, f"sample {samples.sample_id(i)}, {label}") for i, value in enumerate(raw)]
+    names = _class_names(samples.name, class_names, raw, label, language)
+    index_of = {name: index for index, own in enumerate(names.classes) for name in own}
+    classes, notes = len(names.classes), list(names.notes)
+    rows = [_row(value, classes, index_of, f"sample {samples.sample_id(i)}, {label}") for i, value in enumerate(raw)]
     positive = torch.stack(rows)
     empty = int((~positive.any(dim=0)).sum())
-    if empty == len(names):
-        raise UserError(f"{samples.name}: no sample shows any of the {len(names)} classes from {source}")
+    if empty == classes:
+        raise UserError(f"{samples.name}: no sample shows any of the {classes} classes from {names.source}")
     if empty:
-        notes.append(f"{empty} of {len(names)} classes are shown by no sample; mean_average_precision leaves them out")
-    return Multilabelled(positive, names, source, tuple(notes))
+        notes.append(f"{empty} of {classes} classes are shown by no sample; mean_average_precision leaves them out")
+    return Multilabelled(positive, names.classes, names.source, tuple(notes))
 
 
 def _read(samples: Samples, index: int, field: Field) -> Any:
@@ -62,25 +74,16 @@ def _read(samples: Samples, index: int, field: Field) -> Any:
         raise UserError(f"sample {sample_id}, member .npy: not readable: {error}") from error
 
 
-def _class_names(
-    where: str, choice: str | Sequence[str] | None, raw: Sequence[Any], label: str
-) -> tuple[tuple[str, ...], str, list[str]]:
-    if isinstance(choice, str):
-        lines = read_lines(Path(choice))
-        notes = [f"{Path(choice).name}: blank lines left out at the end: {lines.blank_at_end}"] * bool(
-            lines.blank_at_end
-        )
-        return lines.lines, choice, notes
+def _class_names(where: str, choice: str | Names | None, raw: Sequence[Any], label: str, language: str) -> ClassNames:
     if choice is not None:
-        return tuple(choice), "given in the configuration", []
+        return load_class_names(choice, where, language, dataset=where)
     given = [name for value in raw if isinstance(value, list) for name in value]
     if not given or not all(isinstance(name, str) for name in given):
         raise UserError(f"{where}: labels are indices but there are no class names; set class_names to a file or list")
-    return tuple(sorted(set(given))), f"labels at {label}", []
+    return ClassNames(load_class_names(sorted(set(given)), where, language).classes, f"labels at {label}")
 
 
-def _row(value: Any, names: tuple[str, ...], where: str) -> Tensor:
-    classes = len(names)
+def _row(value: Any, classes: int, index_of: Mapping[str, int], where: str) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.shape != (classes,) or not np.isin(value, (0, 1)).all():
             raise UserError(
@@ -92,7 +95,7 @@ def _row(value: Any, names: tuple[str, ...], where: str) -> Tensor:
         raise UserError(f"{where}: expected a list of class names or indices, got {value!r:.80}")
     row = torch.zeros(classes, dtype=torch.bool)
     for entry in value:
-        index = names.index(entry) if entry in names else entry
+        index = index_of.get(entry, -1) if isinstance(entry, str) else entry
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < classes:
             raise UserError(f"{where}: {entry!r:.80} is none of the {classes} classes; mend the names or the labels")
         row[index] = True

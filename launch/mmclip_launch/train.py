@@ -35,7 +35,7 @@ from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
-from mmclip_eval.result import EvalResult
+from mmclip_eval.results.result import EvalResult
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.run.alarms import ALARMS

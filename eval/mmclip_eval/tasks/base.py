@@ -51,8 +51,7 @@ class Encoded:
     @cached_property
     def class_embed(self) -> Float[Tensor, "class embed"]:
         """The classifier that the set's prompts make; for tasks that need `labelled` and `prompts`."""
-        part = self.dataset.labelled
-        return class_weights(part.class_names, self.dataset.prompts, self.encode_texts)
+        return class_weights(self.dataset.prompts, self.encode_texts)
 
     @cached_property
     def caption_embed(self) -> Float[Tensor, "caption embed"]:

@@ -17,7 +17,7 @@ from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.metrics.bootstrap import accuracy_interval
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.metrics.selection import chance_selection, select
-from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.prompts.prompt_set import sha256_of
 from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 
 FIGURES: tuple[str, ...] = ("text_acc", "image_acc", "acc")

@@ -13,7 +13,7 @@ from mmclip_eval.metrics.multilabel import (
     mean_average_precision_interval,
 )
 from mmclip_eval.multilabelled import Multilabelled
-from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.prompts.prompt_set import sha256_of
 from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 from mmclip_eval.zero_shot import SAMPLE_BLOCK, class_weights
 
@@ -24,13 +24,13 @@ class MultilabelClassification(EvalTask):
 
     type: Literal["multilabel_classification"] = "multilabel_classification"
     public_name: ClassVar[str] = "zeroshot_classification"
-    needs: ClassVar[tuple[Part, ...]] = ("multilabelled", "prompts")
+    needs: ClassVar[tuple[Part, ...]] = ("multilabelled", "multilabel_prompts")
     dataset_type: ClassVar[str | None] = "multilabel"
 
     def run(self, context: TaskContext) -> Outcome:
         """`mean_average_precision` over the classes that a picture shows, and the table `per_class`."""
-        part, prompts = context.dataset.multilabelled, context.dataset.prompts
-        class_embed = class_weights(part.class_names, prompts, context.encode_texts)
+        part, texts = context.dataset.multilabelled, context.dataset.multilabel_prompts
+        class_embed = class_weights(texts, context.encode_texts)
         scores = torch.cat([block @ class_embed.T for block in context.image_embed.split(SAMPLE_BLOCK)])
         precision, chance = average_precision(scores, part.positive), chance_average_precision(part.positive)
         shown = part.positive.any(dim=0)
@@ -41,8 +41,8 @@ class MultilabelClassification(EvalTask):
         )
         details = {
             "num_classes": len(part.class_names),
-            "class_names": {"source": part.class_names_source, "sha256": sha256_of(part.class_names)},
-            "prompts": {"templates": list(prompts.templates), "source": prompts.source, "sha256": prompts.sha256},
+            "class_names": {"source": part.class_names_source, "sha256": sha256_of(part.classes)},
+            "prompts": {**texts.prompts.facts(), "texts_sha256": texts.sha256},
         }
         return Outcome({"mean_average_precision": figure}, details, {"per_class": _table(part, precision)})
 

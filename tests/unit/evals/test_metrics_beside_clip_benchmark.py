@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
 from mmclip_eval.metrics.multilabel import average_precision
 from mmclip_eval.metrics.selection import select
-from mmclip_eval.prompt_sets import PromptSet
+from mmclip_eval.prompts.prompt_set import ClassTexts, PromptSet
 from mmclip_eval.retrieval import zero_shot_retrieval
 from mmclip_eval.zero_shot import class_weights
 
@@ -25,7 +25,8 @@ def encode_texts(texts):
 @pytest.fixture
 def scores():
     prompts = PromptSet(templates=tuple(GOLDEN["templates"]), source="golden")
-    return IMAGES @ class_weights(GOLDEN["class_names"], prompts, encode_texts).T
+    texts = ClassTexts(tuple((name,) for name in GOLDEN["class_names"]), prompts)
+    return IMAGES @ class_weights(texts, encode_texts).T
 
 
 def test_classification(scores):

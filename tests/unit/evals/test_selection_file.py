@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmclip.errors import UserError
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.samples import Samples
 from mmclip_eval.sources.selection_file import SelectionFile
 from mmclip_eval.suite import evaluate

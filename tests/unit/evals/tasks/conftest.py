@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmclip.preprocess import ImageSpec
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_eval.result import EvalResult, ModelIdentity
+from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.suite import evaluate
 from mmclip_eval.tasks.registry import TASKS
 

@@ -12,9 +12,9 @@ from mmclip_eval.model_card import CardFacts, model_card, results_of
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import write_page
 from mmclip_eval.report.subject import Subject
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
+from mmclip_eval.results.table import results_table
 from mmclip_eval.suite import evaluate
-from mmclip_eval.table import results_table
 from mmclip_eval.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[4]

@@ -6,7 +6,7 @@ import pytest
 
 from mmclip.errors import UserError
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
 
 PAIR = {"captions": ("json:captions",), "pictures": ("0.png", "1.png")}
