@@ -40,4 +40,5 @@ class Knn(TrainedTask):
             self.temperature,
         )
         scored = score(votes, context, train)
-        return Outcome(dict(scored.figures("knn_")), training_details(context, train), scored.tables(context))
+        figures, details = dict(scored.figures("knn_")), training_details(context, train)
+        return Outcome(figures, details, scored.tables(context), notes=scored.notes)

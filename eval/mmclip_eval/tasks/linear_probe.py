@@ -38,8 +38,14 @@ class LinearProbe(ChoosingTask):
     def check(self, dataset: EvalDataset, related: Mapping[str, EvalDataset]) -> None:
         """Refuse a training set that has fewer examples of a class than are asked for."""
         super().check(dataset, related)
+        train = related["train"]
         if self.fewshot_k > 0:
-            refuse_too_few(related["train"], self.fewshot_k, "fewshot_k")
+            refuse_too_few(train, self.fewshot_k, "fewshot_k")
+        elif self.strength is None and self.validation is None and int(train.labelled.labels.bincount().max()) < 2:
+            raise UserError(
+                f"{train.config.path}, split {train.config.split}: no class has two examples, so none can be held out to "
+                "choose the strength on: give validation, or strength"
+            )
 
     def run(self, context: TaskContext) -> Outcome:
         """`lp_acc1`, `lp_acc5`, `lp_mean_per_class_recall`, and the tables `per_class` and `confusion`.
@@ -68,7 +74,9 @@ class LinearProbe(ChoosingTask):
             "converged": probe.converged,
         }
         settings = {"fewshot_k": self.fewshot_k, "seed": context.seed, "normalized": True}
-        return Outcome(dict(scored.figures("lp_")), details, scored.tables(context), settings=settings)
+        return Outcome(
+            dict(scored.figures("lp_")), details, scored.tables(context), settings=settings, notes=scored.notes
+        )
 
     def _all_examples(self, train: Examples, held_out: Examples) -> Examples:
         # What was held out of the training set is in it already.

@@ -83,7 +83,9 @@ class TipAdapterTask(TrainedTask):
             "tip_adapter": {"alpha": alpha, "beta": beta, "searched_on_samples": searched_on},
         }
         settings = {"fewshot_k": self.shots, "seed": context.seed}
-        return Outcome(dict(scored.figures("tip_")), details, scored.tables(context), settings=settings)
+        return Outcome(
+            dict(scored.figures("tip_")), details, scored.tables(context), settings=settings, notes=scored.notes
+        )
 
     def _held_out(self, context: TaskContext, train: Examples, drawn: torch.Tensor) -> Examples:
         if self.validation is not None:

@@ -112,6 +112,15 @@ class Scored:
         interval = mean_per_class_recall_interval(correct, self.labels)
         yield f"{prefix}mean_per_class_recall", Estimate(recall, interval, chance=1 / len(self.labels.unique()))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Told of classes that could not be learnt."""
+        unseen = set(self.labels.tolist()) - set(self.train_labels.tolist())
+        samples = sum(int((self.labels == label).sum()) for label in unseen)
+        return (f"{len(unseen)} classes ({samples} samples) have no training example, and count as wrong",) * bool(
+            unseen
+        )
+
     def tables(self, context: TaskContext) -> Mapping[str, Table]:
         """`per_class` and `confusion`, as those of zero-shot classification."""
         return {

@@ -141,6 +141,28 @@ def test_neighbours_vote_as_their_metric_says(measure, embed):
     assert measure(Knn(neighbours=3, temperature=0.2)).metrics["knn_acc1"].value == pytest.approx(expected)
 
 
+def test_classes_without_a_training_example_are_told_and_count_as_wrong(
+    tmp_path, write_tar, folder, labelled_samples, result_of, tone_model, setup_with
+):
+    train = [sample for sample in labelled_samples(36, 1000) if sample["cls"] not in (b"4", b"5")]
+    root = folder(tmp_path / "set", write_tar, {"test": labelled_samples(48, 0), "train": train})
+    for task in (LinearProbe(strength=10.0), Knn()):
+        result = result_of(tone_model, setup_with(root, task))
+        assert "2 classes (16 samples) have no training example, and count as wrong" in result.notes
+        assert [row[3] for row in result.tables["per_class"].rows[4:]] == [0.0, 0.0]
+
+
+def test_one_example_of_each_class_leaves_none_to_choose_on(
+    tmp_path, write_tar, folder, labelled_samples, result_of, tone_model, setup_with
+):
+    splits = {"test": labelled_samples(48, 0), "train": labelled_samples(6, 1000)}
+    root = folder(tmp_path / "set", write_tar, splits)
+    with pytest.raises(UserError, match="no class has two examples, so none can be held out"):
+        result_of(tone_model, setup_with(root, LinearProbe()))
+    assert result_of(tone_model, setup_with(root, LinearProbe(strength=1.0))).metrics["lp_acc1"].value > 0
+    assert list(result_of(tone_model, setup_with(root, FewShot())).metrics) == ["lp_acc1@1"]
+
+
 def test_chance_is_the_best_constant_answer_that_training_would_suggest():
     train, test = torch.tensor([0, 0, 0, 1, 1, 2, 3]), torch.tensor([0, 1, 1, 1, 2, 3, 3, 3])
     assert chance_of_constant_answer(train, test, classes=5, k=1) == 1 / 8
