@@ -10,6 +10,7 @@ from mmclip_data.shards.expand import expand_shards
 from mmclip_eval.clip_benchmark_layout import is_clip_benchmark_folder, read_clip_benchmark_folder
 from mmclip_eval.eval_dataset import Declared, EvalDataset, SetConfig
 from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.sources.selection_file import SelectionFile, is_selection_file
 from mmclip_eval.tasks.base import EvalTask, Related
 from mmclip_eval.tasks.registry import TaskConfig, own_task
 
@@ -69,6 +70,8 @@ def open_samples(settings: SetConfig) -> EvalDataset:
     Raises:
         UserError: there are none, or what the folder declares is not what it holds.
     """
+    if is_selection_file(Path(settings.path)):
+        return _open_selection(settings)
     place, one_picture = (Path(settings.path), settings.split), not settings.pictures
     if not is_clip_benchmark_folder(*place):
         shards = expand_shards(settings.path)
@@ -76,6 +79,16 @@ def open_samples(settings: SetConfig) -> EvalDataset:
     folder = read_clip_benchmark_folder(*place)
     declared = Declared(folder.dataset_type, folder.class_names, folder.templates, captions=("txt:lines",))
     return EvalDataset(settings, ShardedSamples(settings.name, folder.shards, one_picture), declared)
+
+
+def _open_selection(settings: SetConfig) -> EvalDataset:
+    folder = Path(settings.image_folder) if settings.image_folder else None
+    samples = SelectionFile(settings.name, Path(settings.path), folder)
+    return EvalDataset(
+        settings,
+        samples,
+        Declared("image_caption_selection", pictures=samples.pictures, captions=("json:captions",)),
+    )
 
 
 def _measured(task: EvalTask, dataset: EvalDataset, suite: Sequence[SetConfig]) -> Measured:

@@ -7,9 +7,11 @@ from typing import Any, Literal, TypeVar
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_eval.captioned import Captioned, read_captioned
+from mmclip_eval.choices import Choices, read_choices
 from mmclip_eval.fields import parse_field
 from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
+from mmclip_eval.multilabelled import Multilabelled, read_multilabelled
 from mmclip_eval.picture_rows import PictureRows
 from mmclip_eval.prompts.packaged import ENGLISH
 from mmclip_eval.prompts.prompt_set import ClassTexts
@@ -17,7 +19,7 @@ from mmclip_eval.prompts.reading import load_prompts
 from mmclip_eval.samples import Samples
 
 T = TypeVar("T")
-Part = Literal["labelled", "prompts", "captioned", "groups"]
+Part = Literal["labelled", "prompts", "multilabelled", "multilabel_prompts", "captioned", "choices", "groups"]
 """What a task may need to know of a set; each is a property of `EvalDataset`."""
 
 
@@ -28,7 +30,9 @@ class SetConfig:
     name: str
     """Stands in results and file names; unique within a suite."""
     path: str
-    """A folder in CLIP_benchmark's layout, or shards: a folder, a pattern, `embedded:emoji/...`."""
+    """A folder in CLIP_benchmark's layout, shards (a folder, a pattern, `embedded:emoji/...`), or a JSON file of instances."""
+    image_folder: str | None = None
+    """Where the pictures lie that a file of instances names (SugarCrepe, Winoground, ARO); None: images/ beside it."""
     split: str = "test"
     """Which split of a CLIP_benchmark folder; other shards have no splits."""
     label: str = "cls"
@@ -57,6 +61,8 @@ class Declared:
     """A file with one name a line."""
     templates: str | None = None
     """A file with one template a line."""
+    pictures: tuple[str, ...] = ()
+    """Members that hold the pictures of a sample that has several."""
     captions: tuple[str, ...] = ("txt",)
     """Where captions stand unless the configuration says otherwise."""
 
@@ -68,7 +74,7 @@ class EvalDataset:
         self.config = settings
         self.samples = samples
         self.declared = declared
-        self.rows = PictureRows(samples, settings.pictures)
+        self.rows = PictureRows(samples, settings.pictures or declared.pictures)
         """What is encoded: a row a picture."""
         self._parts: dict[str, Any] = {}
 
@@ -88,14 +94,29 @@ class EvalDataset:
         return self._once("labelled", self._read_labelled)
 
     @property
+    def multilabelled(self) -> Multilabelled:
+        """The classes of each sample, where it may show several."""
+        return self._once("multilabelled", self._read_multilabelled)
+
+    @property
     def prompts(self) -> ClassTexts:
         """What the text tower is told of each class."""
-        return self._once("prompts", self._read_prompts)
+        return self._once("prompts", lambda: self._read_prompts(self.labelled))
+
+    @property
+    def multilabel_prompts(self) -> ClassTexts:
+        """What the text tower is told of each class, where a sample may show several."""
+        return self._once("multilabel_prompts", lambda: self._read_prompts(self.multilabelled))
 
     @property
     def captioned(self) -> Captioned:
         """The captions of each sample."""
         return self._once("captioned", lambda: read_captioned(self.samples, self.caption_places))
+
+    @property
+    def choices(self) -> Choices:
+        """The captions that the pictures of each sample choose among."""
+        return self._once("choices", lambda: read_choices(self.samples, self.caption_places))
 
     @property
     def groups(self) -> Groups | None:
@@ -121,7 +142,7 @@ class EvalDataset:
         """What a reader of the figures should know, such as classes without a sample."""
         several = self.samples.several_pictures
         notes = (f"samples with several pictures, of which one was taken: {several}",) if several else ()
-        parts = [self._parts[name] for name in ("labelled", "captioned") if name in self._parts]
+        parts = [self._parts[name] for name in ("labelled", "multilabelled", "captioned") if name in self._parts]
         return sum((part.notes for part in parts), notes)
 
     def _has(self, place: str, where: str) -> bool:
@@ -132,18 +153,24 @@ class EvalDataset:
         class_names = self.declared.class_names if settings.class_names is None else settings.class_names
         return read_labelled(self.samples, settings.label, class_names, settings.language)
 
-    def _read_prompts(self) -> ClassTexts:
+    def _read_multilabelled(self) -> Multilabelled:
+        settings = self.config
+        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
+        label = "npy" if settings.label == "cls" else settings.label
+        return read_multilabelled(self.samples, label, class_names, settings.language)
+
+    def _read_prompts(self, part: Labelled | Multilabelled) -> ClassTexts:
         name = self.config.name
         templates = self.declared.templates if self.config.templates is None else self.config.templates
         if templates is None:
             sets = "simple, imagenet1k and others"
             raise UserError(f"{name}: no templates; set templates to a packaged set ({sets}), a file or a list")
         self._refuse_unknown_language()
-        if not self.labelled.is_named:
+        if not part.is_named:
             raise UserError(
                 f"{name}: labels are indices but there are no class names; set class_names to a file or list"
             )
-        texts = ClassTexts(self.labelled.classes, load_prompts(templates, name, self.config.language, dataset=name))
+        texts = ClassTexts(part.classes, load_prompts(templates, name, self.config.language, dataset=name))
         texts.check()
         return texts
 

@@ -16,6 +16,14 @@ Result = Mapping[str, Any]
 HUB_TASKS = {
     "zero_shot_classification": "zero-shot-image-classification",
     "zero_shot_retrieval": "image-text-retrieval",
+    "multilabel_classification": "zero-shot-image-classification",
+    "worst_group": "zero-shot-image-classification",
+    "robustness": "zero-shot-image-classification",
+    "calibration": "zero-shot-image-classification",
+    "linear_probe": "image-classification",
+    "few_shot": "image-classification",
+    "tip_adapter": "image-classification",
+    "knn": "image-classification",
 }
 OTHER_HUB_TASK = "image-feature-extraction"
 """Of tasks on embeddings that the Hub has no word for."""
@@ -100,9 +108,13 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 def _indexed(result: Result) -> dict[str, Any]:
     """One entry of the Hub's `model-index`."""
     return {
-        "task": {"type": HUB_TASKS.get(result["task_type"], "other"), "name": task_words(result["task"])},
+        "task": {"type": HUB_TASKS.get(result["task_type"], OTHER_HUB_TASK), "name": task_words(result["task"])},
         "dataset": {"type": result["dataset"], "name": result["dataset"], "split": result["split"]},
-        "metrics": [{"type": name, "value": value, "name": name} for name, value in result["metrics"].items()],
+        "metrics": [
+            {"type": name, "value": value, "name": name}
+            for name, value in result["metrics"].items()
+            if name in result["intervals"]
+        ],
     }
 
 
@@ -175,8 +187,8 @@ def _evaluation(facts: CardFacts) -> str:
 
 def _rows(result: Result) -> list[tuple[str, ...]]:
     rows = []
-    for name, value in result["metrics"].items():
-        low, high = result["intervals"][name]
+    for name, (low, high) in result["intervals"].items():
+        value = result["metrics"][name]
         chance = result["chance"][name]
         figures = f"{value:.4f}", f"{low:.4f} to {high:.4f}", "" if chance is None else f"{chance:.4f}"
         size = f"{result['n_seen']:,}"

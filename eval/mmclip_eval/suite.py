@@ -128,7 +128,13 @@ class _Asked:
         context = TaskContext(own, logit_scale_of(one_pass.model), self.seed, lambda role: one_pass(related[role]))
         outcome = self.measured.task.run(context)
         bare = self._bare(outcome.metrics, time.perf_counter() - started)
-        return replace(bare, details=outcome.details, tables=outcome.tables, notes=self.opened.dataset.notes)
+        return replace(
+            bare,
+            settings=outcome.settings,
+            details=outcome.details,
+            tables=outcome.tables,
+            notes=(*self.opened.dataset.notes, *outcome.notes),
+        )
 
     def _bare(self, metrics: Mapping[str, Estimate], seconds: float) -> EvalResult:
         task, dataset, model = self.measured.task, self.opened.dataset, self.one_pass.model

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval
-from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
+from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy
+from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.prompts.prompt_set import ClassTexts
 
@@ -39,7 +40,7 @@ def rank_and_predict(
     On a tie with its own class a sample is taken for the other one.
     """
     blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
-    found = [_rank_and_predict(embed @ weights.T, label) for embed, label in blocks]
+    found = [rank_and_prediction(embed @ weights.T, label) for embed, label in blocks]
     return torch.cat([rank for rank, _ in found]), torch.cat([predicted for _, predicted in found])
 
 
@@ -56,12 +57,6 @@ def accuracy_figures(
     correct = rank < 1
     recall, interval = mean_per_class_recall(correct, labels), mean_per_class_recall_interval(correct, labels)
     yield "mean_per_class_recall", Estimate(recall, interval, chance=1 / classes)
-
-
-def _rank_and_predict(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    rank = true_class_rank(scores, labels)
-    best_other = scores.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
-    return rank, torch.where(rank < 1, labels, best_other)
 
 
 def _block_weights(block: ClassTexts, encode_texts: EncodeTexts) -> Tensor:

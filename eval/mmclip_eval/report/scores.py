@@ -111,7 +111,7 @@ def _group(content: Mapping[str, Any], weights_sha256: str | None) -> ScoreGroup
         task=task_words(content["task"]),
         num_samples=content["n_seen"],
         about=_about(content),
-        scores=tuple(_score(name, value, content) for name, value in content["metrics"].items()),
+        scores=tuple(_score(name, content["metrics"][name], content) for name in content["intervals"]),
         templates=templates[:SHOWN_TEMPLATES],
         more_templates=max(0, len(templates) - SHOWN_TEMPLATES),
         prompts_source=prompts.get("source", ""),

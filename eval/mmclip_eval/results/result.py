@@ -70,6 +70,8 @@ class EvalResult:
     """Of the definition of its figures."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The task's own, as they stand in a configuration."""
+    settings: Mapping[str, int | float | bool] = field(default_factory=dict)
+    """Stand among the metrics as in CLIP_benchmark's files, though they measure nothing."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Finer figures, such as those of each class."""
     public_task: str = ""
@@ -105,7 +107,7 @@ class EvalResult:
             "model": identity.model,
             "pretrained": identity.checkpoint or "",
             "task": self.public_task or self.task,
-            "metrics": {name: estimate.value for name, estimate in self.metrics.items()},
+            "metrics": {name: estimate.value for name, estimate in self.metrics.items()} | dict(self.settings),
             "language": self.language,
             "task_type": self.task,
             "task_version": self.task_version,

@@ -5,13 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 from mmclip.preprocess import ImageSpec
-from mmclip_eval.eval_dataset import EvalDataset
+from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.prompts.prompt_set import sha256_of
 from mmclip_eval.results.result import SCHEMA_VERSION, ModelIdentity
 from mmclip_eval.tasks.base import EvalTask
 
 PLACES = ("label", "captions", "pictures", "group")
 """Fields of a set's configuration that say where in a sample something stands."""
+CLASSES: tuple[Part, ...] = ("labelled", "multilabelled")
+PROMPTS: tuple[Part, ...] = ("prompts", "multilabel_prompts")
+"""Parts of a set that a file's name must tell apart, and that the samples do not."""
 
 
 def subject_of(
@@ -48,6 +51,6 @@ def _told(dataset: EvalDataset, task: EvalTask | None) -> dict[str, Any]:
         "language": settings.language,
         "fingerprint": dataset.samples.fingerprint,
         "places": {field: getattr(settings, field) for field in PLACES},
-        "classes": sha256_of(dataset.labelled.classes) if "labelled" in needs else None,
-        "prompts": dataset.prompts.sha256 if "prompts" in needs else None,
+        "classes": [sha256_of(getattr(dataset, part).classes) for part in CLASSES if part in needs],
+        "prompts": [getattr(dataset, part).sha256 for part in PROMPTS if part in needs],
     }

@@ -32,6 +32,10 @@ class Outcome:
     """How the figures came about, for the result file: plain values."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Finer figures, such as `per_class` and `confusion`."""
+    settings: Mapping[str, int | float | bool] = field(default_factory=dict)
+    """What CLIP_benchmark writes beside its figures though it measures nothing, such as `fewshot_k`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know."""
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def test_missing_templates_are_an_error_and_not_a_default(classification_folder)
 
 
 def test_a_type_that_is_not_supported_is_named(classification_folder):
-    (classification_folder / "dataset_type.txt").write_text("multilabel")
-    with pytest.raises(UserError, match="'multilabel' is not supported"):
+    (classification_folder / "dataset_type.txt").write_text("captioning")
+    with pytest.raises(UserError, match="'captioning' is not supported"):
         opened(classification_folder)
 
 
