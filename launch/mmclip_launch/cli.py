@@ -12,6 +12,10 @@ VERBS = {
         "mmclip_launch.results",
         "results of any origin in one table: mmclip results PATH ...",
     ),
+    "embed": (
+        "mmclip_launch.embed",
+        "embeddings in clip-retrieval's layout: mmclip embed CHECKPOINT --data SHARDS --output FOLDER",
+    ),
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN"),
     "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
     "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),
