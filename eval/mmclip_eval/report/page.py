@@ -15,7 +15,7 @@ from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.figures import STYLESHEET
 from mmclip_eval.report.history import History, read_history
 from mmclip_eval.report.overview import overview
-from mmclip_eval.report.scores import gather_results, score_groups, track_end
+from mmclip_eval.report.scores import ScoredSet, gather_results, score_groups, scored_sets, track_end
 from mmclip_eval.report.subject import Subject
 from mmclip_eval.results.result import EvalResult, recorded_versions
 
@@ -77,9 +77,11 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    groups = score_groups(results, subject.weights_sha256)
-    parts = chapters(history)
     shown = list(evidence)[:MOST_SETS]
+    classified = [one.dataset.config.name for one in shown if one.class_embed is not None]
+    groups = score_groups(results, subject.weights_sha256, classified)
+    scored = scored_sets(groups)
+    parts = chapters(history)
     sets = [
         dataset_section(one, subject.logit_scale or 1.0, extent_of(len(shown)), i) for i, one in enumerate(shown, 1)
     ]
@@ -89,12 +91,12 @@ def render_page(
         overview=overview(subject, history, groups),
         alarms=history.alarms[:SHOWN_ALARMS],
         more_alarms=max(0, len(history.alarms) - SHOWN_ALARMS),
-        score_groups=groups,
+        scored_sets=scored,
         track=track_end(groups),
         chapters=parts,
         sets=sets,
         sets_left_out=[one.dataset.config.name for one in list(evidence)[MOST_SETS:]],
-        contents=_contents(bool(groups), parts, sets),
+        contents=_contents(scored, parts, sets),
         config_text=_config_text(run_folder),
         bad_samples=Counter(history.bad_samples).most_common(10),
         versions=versions,
@@ -118,8 +120,9 @@ def stylesheet() -> str:
     return f"{STYLESHEET}\n{text}"
 
 
-def _contents(scores: bool, parts: Sequence[Chapter], sets: Sequence[DatasetSection]) -> list[Entry]:
-    entries = [Entry("scores", "Zero-shot scores")] if scores else []
+def _contents(scored: Sequence[ScoredSet], parts: Sequence[Chapter], sets: Sequence[DatasetSection]) -> list[Entry]:
+    inner = tuple(Entry(one.anchor, one.dataset) for one in scored)
+    entries = [Entry("scores", "Scores", inner if len(inner) > 1 else ())] if scored else []
     entries += [Entry(part.anchor, part.title) for part in parts]
     entries += [Entry(one.anchor, one.name, tuple(_inner(one))) for one in sets]
     return [*entries, Entry("about", "About this page")]
