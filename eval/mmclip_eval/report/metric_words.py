@@ -31,8 +31,8 @@ OUTLIER_WORDS = {
 }
 
 
-def words_of(metric: str) -> str:
-    """A metric's name as a person says it; the words tell two tasks' metrics apart."""
+def words_of(metric: str, *, in_its_task: bool = False) -> str:
+    """A metric's name as a person says it; `in_its_task` leaves out what the name of its task says already."""
     stem, at, rest = metric.partition("@")
     if at and stem in RETRIEVAL_WORDS:
         return f"{RETRIEVAL_WORDS[stem]}, recall@{rest}"
@@ -40,6 +40,6 @@ def words_of(metric: str) -> str:
         return f"{OUTLIER_WORDS[stem]} {rest}"
     probe, _, figure = stem.partition("_")
     if probe in PROBES and figure in METRIC_WORDS:
-        shots = f", {rest} {'example' if rest == '1' else 'examples'} a class" if at else ""
-        return f"{PROBES[probe]}{shots}, {METRIC_WORDS[figure]}"
+        shots = [f"{rest} {'example' if rest == '1' else 'examples'} a class"] if at else []
+        return ", ".join([*([] if in_its_task else [PROBES[probe]]), *shots, METRIC_WORDS[figure]])
     return METRIC_WORDS.get(metric, metric.replace("_", " "))

@@ -1,7 +1,7 @@
 """Result files as rows for people: each figure with its interval, beside what guessing would score."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmclip_eval.report.metric_words import words_of
 from mmclip_eval.report.task_drawings import drawn_tables
 from mmclip_eval.results.names import task_words
 from mmclip_eval.results.result import EvalResult, read_result
+from mmclip_eval.tasks.registry import TASKS
 
 TRACK_ENDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 SHOWN_TEMPLATES = 8
@@ -29,6 +30,11 @@ class Score:
     is_fraction: bool = True
     """Whether it lies in [0, 1], and so has a place on the line that is drawn."""
     lower_is_better: bool = False
+
+    @property
+    def short_words(self) -> str:
+        """The words of the metric below the name of its task."""
+        return words_of(self.metric, in_its_task=True)
 
     @property
     def beats_chance(self) -> bool:
@@ -102,10 +108,12 @@ def score_groups(
 
 
 def scored_sets(groups: Sequence[ScoreGroup]) -> list[ScoredSet]:
-    """The same by data set, in the order in which the sets come first."""
+    """The same by data set, in the order in which the sets come first; prompts stand where a set has them first."""
     found: dict[str, list[ScoreGroup]] = {}
     for group in groups:
-        found.setdefault(group.dataset, []).append(group)
+        own = found.setdefault(group.dataset, [])
+        said = any((one.templates, one.prompts_source) == (group.templates, group.prompts_source) for one in own)
+        own.append(replace(group, templates=(), more_templates=0) if said else group)
     return [ScoredSet(f"scores-{i}", name, tuple(own)) for i, (name, own) in enumerate(found.items(), 1)]
 
 
@@ -157,12 +165,17 @@ def _score(metric: str, value: float, content: Mapping[str, Any]) -> Score:
 
 
 def _about(content: Mapping[str, Any]) -> str:
-    """Of what the figures are, and what was set otherwise than usual."""
+    """Of what the figures are, and the options of the task that are not the usual ones."""
     parts = [f"{content['n_seen']:,} pictures"]
     parts += [
         f"{content[key]:,} {key.removeprefix('num_')}" for key in ("num_classes", "num_captions") if key in content
     ]
-    settings = [f"{name} {_plain(value)}" for name, value in content["options"].items() if value not in (None, [], "")]
+    usual = asdict(TASKS[content["task_type"]]()) if content["task_type"] in TASKS else {}
+    settings = [
+        f"{name} {_plain(value)}"
+        for name, value in content["options"].items()
+        if _plain(value) != _plain(usual.get(name))
+    ]
     return "; ".join([", ".join(parts), *([", ".join(settings)] if settings else [])])
 
 

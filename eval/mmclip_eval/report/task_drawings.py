@@ -167,7 +167,8 @@ def _shots(content: Content, others: Sequence[Content]) -> list[Card]:
     for shots, values in runs.items():
         name = f"lp_acc1@{shots}"
         if name in content["intervals"]:
-            stages.append(Stage(shots, content["metrics"][name], *content["intervals"][name], tuple(values)))
+            low, high = content["intervals"][name]
+            stages.append(Stage(shots, content["metrics"][name], low, high, tuple(values)))
     if not stages:
         return []
     wanted: tuple[tuple[str, str, str], ...] = (

@@ -127,8 +127,7 @@ def _cell(record: Record, metric: str) -> Cell:
     if interval is None:
         return Cell(shown(record.metrics[metric]))
     low, high = interval
-    lower_is_better = metric.endswith("_rank")
-    beats = chance is None or (high < chance if lower_is_better else low > chance)
+    beats = chance is None or (high < chance if record.less_is_better(metric) else low > chance)
     return Cell(shown(record.metrics[metric]), f"{shown(low)} to {shown(high)}", beats)
 
 

@@ -13,7 +13,7 @@ from mmclip_eval.report.words import percent
 
 HEIGHT = 200.0
 BOTTOM = 38.0
-ENDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+ENDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def growth(title: str, stages: Sequence[Stage], references: Sequence[Reference] 
         ticks = even_ticks(0, end, 4)
         texts = [f"{text} %" for text in tick_texts([100 * tick for tick in ticks])]
         labels = [fit(f"{one.label} {percent(float(one.value))}", 0.36 * WIDTH) for one in references]
+        sheet.grow(8)
         right = max((text_width(label) for label in labels), default=12.0) + GAP
         sheet.frame(max(map(text_width, texts)) + GAP, right, BOTTOM)
         sheet.axes.set_xscale("log", base=2)

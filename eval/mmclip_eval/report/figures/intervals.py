@@ -43,7 +43,7 @@ def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str 
         _legend(sheet, rows)
         values = [_show(float(row.value), percent) for row in rows]
         left = min(max(text_width(row.name, bold=row.marked) for row in rows), 0.42 * WIDTH) + 2 * GAP
-        right = max(map(text_width, values)) + 2 * GAP
+        right = max(text_width(value, bold=True) for value in values) + 2 * GAP
         sheet.frame(left, right, BOTTOM)
         low, high = _range(rows, percent)
         sheet.axes.set_xlim(low, high)

@@ -45,6 +45,7 @@ def reliability(title: str, bins: Sequence[Bin]) -> str:
         end = next((limit for limit in ENDS if most <= limit), 1.0)
         ticks = even_ticks(0, end, 4)
         texts = [f"{text} %" for text in tick_texts([100 * tick for tick in ticks])]
+        sheet.grow(8)
         sheet.frame(max(len(text) for text in texts) * 6.5 + GAP, 18, BOTTOM)
         sheet.axes.set_xlim(0, end)
         sheet.axes.set_ylim(0, end)
@@ -72,9 +73,10 @@ def _draw_sizes(sheet: Canvas, bins: Sequence[Bin], end: float) -> None:
 def _draw_diagonal(sheet: Canvas, end: float) -> None:
     (x0, y0), (x1, y1) = sheet.px(np.array([[0.0, 0.0], [end, end]])).tolist()
     sheet.stroke([(x0, y0), (x1, y1)], MUTED, 1, dashes=(3, 3))
-    sheet.text(
-        sheet.pane.left + GAP, sheet.pane.top + TEXT + 2, "above the dashes: too modest", colour=MUTED, halo=True
-    )
+    pane = sheet.pane
+    below = pane.bottom - STRIP * (pane.bottom - pane.top) - GAP
+    sheet.text(pane.left + GAP, pane.top + TEXT + 4, "right more often than sure", colour=MUTED, halo=True)
+    sheet.text(pane.right - GAP, below, "surer than right", colour=MUTED, align="right", halo=True)
 
 
 def _draw_bin(sheet: Canvas, one: Bin, total: int) -> None:
