@@ -10,6 +10,7 @@ from mmclip_eval.results.comparison import metric_order, shown
 from mmclip_eval.results.foreign import MAIN_METRIC
 from mmclip_eval.results.names import task_words
 from mmclip_eval.results.record import SETTINGS, Case, Record
+from mmclip_eval.tasks.registry import TASKS
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,18 @@ class Matrix:
 def matrices(records: Sequence[Record]) -> list[Matrix]:
     """The tables of distinct records; columns are the checkpoints in the order in which they come first."""
     checkpoints = list(dict.fromkeys(record.checkpoint for record in records))
-    cases = sorted({record.case for record in records})
+    order = list(dict.fromkeys(task().public_name for task in TASKS.values()))
+    cases = sorted({record.case for record in records}, key=lambda case: (_place(case[0], order), case))
     ways = Counter(case[:4] for case in cases)
     by_task: dict[str, list[SetRows]] = {}
     for case in cases:
         own = {record.checkpoint: record for record in records if record.case == case}
         by_task.setdefault(case[0], []).append(_set(case, ways[case[:4]] > 1, [own.get(name) for name in checkpoints]))
     return [Matrix(f"task-{i}", task_words(task), tuple(sets)) for i, (task, sets) in enumerate(by_task.items(), 1)]
+
+
+def _place(task: str, order: Sequence[str]) -> int:
+    return order.index(task) if task in order else len(order)
 
 
 def _set(case: Case, tell_variant: bool, found: Sequence[Record | None]) -> SetRows:
@@ -87,7 +93,9 @@ def _set(case: Case, tell_variant: bool, found: Sequence[Record | None]) -> SetR
     notes = [f"n = {', '.join(sizes)}"] if sizes else []
     notes += [] if same else ["not the same samples for every checkpoint, so none is marked as the best"]
     names = [name for record in there for name in record.scores if name not in SETTINGS and name != MAIN_METRIC]
-    rows = tuple(_row(name, found, same) for name in metric_order(names))
+    if any(record.origin != "mmclip" for record in there):
+        names = metric_order(names)  # ours stand in an order that means something
+    rows = tuple(_row(name, found, same) for name in dict.fromkeys(names))
     return SetRows(", ".join([dataset, *filter(None, parts)]), "; ".join(notes), same, rows)
 
 
@@ -101,7 +109,7 @@ def _row(metric: str, found: Sequence[Record | None], comparable: bool) -> Metri
     ends = [abs(value) for cell in cells if cell is not None for value in (cell.value, cell.low, cell.high)]
     return MetricRow(
         metric,
-        words_of(metric),
+        words_of(metric, in_its_task=True),
         tuple(None if cell is None else _marked(cell, place == best) for place, cell in enumerate(cells)),
         chances.pop() if len(chances) == 1 else None,
         less,

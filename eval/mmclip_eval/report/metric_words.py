@@ -24,10 +24,10 @@ METRIC_WORDS = {
 RETRIEVAL_WORDS = {"image_retrieval_recall": "caption to picture", "text_retrieval_recall": "picture to caption"}
 PROBES = {"lp": "linear probe", "tip": "Tip\u2011Adapter", "knn": "nearest neighbours"}
 OUTLIER_WORDS = {
-    "energy_auroc": "energy, AUROC against",
-    "energy_fpr95": "energy, let in at 95 % kept, of",
-    "softmax_auroc": "best softmax, AUROC against",
-    "softmax_fpr95": "best softmax, let in at 95 % kept, of",
+    "energy_auroc": "energy, AUROC against {}",
+    "energy_fpr95": "energy, share of {} let in where 95 % are kept",
+    "softmax_auroc": "best softmax, AUROC against {}",
+    "softmax_fpr95": "best softmax, share of {} let in where 95 % are kept",
 }
 
 
@@ -37,7 +37,7 @@ def words_of(metric: str, *, in_its_task: bool = False) -> str:
     if at and stem in RETRIEVAL_WORDS:
         return f"{RETRIEVAL_WORDS[stem]}, recall@{rest}"
     if at and stem in OUTLIER_WORDS:
-        return f"{OUTLIER_WORDS[stem]} {rest}"
+        return OUTLIER_WORDS[stem].replace("{}", rest)
     probe, _, figure = stem.partition("_")
     if probe in PROBES and figure in METRIC_WORDS:
         shots = [f"{rest} {'example' if rest == '1' else 'examples'} a class"] if at else []

@@ -67,13 +67,16 @@ def overview(subject: Subject, history: History, groups: Sequence[ScoreGroup]) -
 
 def _score_tiles(groups: Sequence[ScoreGroup]) -> list[Tile]:
     found = [
-        (place, number, Tile(f"{group.dataset}: {score.words}", percent(score.value), _beside(score)))
-        for number, group in enumerate(groups)
+        (place, HEADLINE_METRICS.index(score.metric), group, score)
+        for group in groups
         if not group.other_weights
         for place, score in enumerate(score for score in group.scores if score.metric in HEADLINE_METRICS)
     ]
-    first = sorted(found, key=lambda one: one[:2])[: MOST_TILES - 2]
-    return [tile for _, _, tile in sorted(first, key=lambda one: (one[1], one[0]))]
+    found.sort(key=lambda one: one[:2])
+    return [
+        Tile(f"{group.dataset}: {score.words}", percent(score.value), _beside(score))
+        for _, _, group, score in found[: MOST_TILES - 2]
+    ]
 
 
 def _beside(score: Score) -> tuple[str, ...]:

@@ -108,10 +108,14 @@ def score_groups(
 
 
 def scored_sets(groups: Sequence[ScoreGroup]) -> list[ScoredSet]:
-    """The same by data set, in the order in which the sets come first; prompts stand where a set has them first."""
-    found: dict[str, list[ScoreGroup]] = {}
-    for group in groups:
-        own = found.setdefault(group.dataset, [])
+    """The same by data set, in the order in which the sets come first, its tasks in that of the registry.
+
+    Prompts stand where a set has them first.
+    """
+    order = {task_words(name): place for place, name in enumerate(TASKS)}
+    found: dict[str, list[ScoreGroup]] = {group.dataset: [] for group in groups}
+    for group in sorted(groups, key=lambda group: order.get(group.task, len(order))):
+        own = found[group.dataset]
         said = any((one.templates, one.prompts_source) == (group.templates, group.prompts_source) for one in own)
         own.append(replace(group, templates=(), more_templates=0) if said else group)
     return [ScoredSet(f"scores-{i}", name, tuple(own)) for i, (name, own) in enumerate(found.items(), 1)]
