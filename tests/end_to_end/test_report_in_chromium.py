@@ -168,7 +168,7 @@ def test_the_page_is_small_and_complete(browser: Any, page_file: Path):
     page = browser.new_page()
     page.goto(page_file.as_uri())
     headings = [heading.inner_text() for heading in page.query_selector_all("h2")]
-    wanted = ["Zero-shot scores", "Training", "Scores over the run", "Health", "names, 猫 <b>", "captions"]
+    wanted = ["Scores", "Training", "Scores over the run", "Health", "names, 猫 <b>", "captions"]
     assert [title for title in wanted if title not in headings] == []
     assert len(page.query_selector_all("img")) > 60
     assert len(page.query_selector_all("svg.figure")) > 12

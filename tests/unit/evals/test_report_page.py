@@ -152,7 +152,7 @@ def test_a_run_without_sets_shows_its_curves(tmp_path, colour_model):
     _, reader = page_of(tmp_path, colour_model, run=run)
     for words in ("Logit scale", "Modality gap", "4 of 9 steps are done", "Alarm at step 2, collapse:", "synthetic"):
         assert words in reader.words, words
-    assert "Zero-shot scores" not in reader.words
+    assert "Each figure with its 95 % interval" not in reader.words
 
 
 def test_figures_of_other_weights_are_marked_and_stay_out_of_the_head(tmp_path, classification_folder, colour_model):
