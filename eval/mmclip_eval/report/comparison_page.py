@@ -40,12 +40,12 @@ def write_comparison(path: Path, records: Sequence[Record], command: str, machin
     return len(data)
 
 
-def render_comparison(records: Sequence[Record], command: str, machine: str) -> str:
-    """The page as text, the same for the same records."""
+def render_comparison(records: Sequence[Record], command: str, machine: str, most_bytes: int = MOST_BYTES) -> str:
+    """The page as text, the same for the same records; drawings that would make it larger than `most_bytes` are left out."""
     table = compare(records)
     found = matrices(records)
     bare = _render(records, found, [Chapter(matrix, ()) for matrix in found], table.means, command, machine, 0)
-    room, chapters, left_out = MOST_BYTES - len(bare.encode("utf-8")) - 10_000, list[Chapter](), 0
+    room, chapters, left_out = most_bytes - len(bare.encode("utf-8")) - 10_000, list[Chapter](), 0
     for matrix in found:
         cards = []
         for card in _cards(matrix, table.checkpoints):

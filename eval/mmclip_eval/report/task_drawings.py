@@ -122,7 +122,8 @@ def _reliability(content: Content) -> list[Card]:
 
 def _bin(row: Entry) -> Bin:
     low, high = wilson_interval(round(row["accuracy"] * row["samples"]), row["samples"])
-    return Bin(row["above"], row["up_to"], row["samples"], row["confidence"], row["accuracy"], low, high)
+    above, up_to, confidence, accuracy = (float(row[key]) for key in ("above", "up_to", "confidence", "accuracy"))
+    return Bin(above, up_to, row["samples"], confidence, accuracy, low, high)
 
 
 def _groups(content: Content) -> list[Card]:
@@ -168,7 +169,7 @@ def _shots(content: Content, others: Sequence[Content]) -> list[Card]:
         name = f"lp_acc1@{shots}"
         if name in content["intervals"]:
             low, high = content["intervals"][name]
-            stages.append(Stage(shots, content["metrics"][name], low, high, tuple(values)))
+            stages.append(Stage(shots, float(content["metrics"][name]), float(low), float(high), tuple(values)))
     if not stages:
         return []
     wanted: tuple[tuple[str, str, str], ...] = (
