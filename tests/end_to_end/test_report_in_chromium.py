@@ -3,6 +3,7 @@
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 
 from mmclip_data.shards import ShardWriter, expand_shards, open_index
 from mmclip_data.shards.read import ShardReader
+from mmclip_launch.report import look
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.drawing import draw_all_or_warn
+from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 
 pytestmark = [
@@ -55,6 +59,30 @@ name = "captions"
 path = "{folder}/held-out"
 tasks = ["zero_shot_retrieval"]
 captions = ["json:captions"]
+"""
+TASKS = """
+[[evaluation.datasets]]
+name = "categories"
+path = "{folder}/held-out"
+label = "json:category"
+group = "json:category"
+templates = "emoji"
+tasks = [
+    "zero_shot_classification",
+    {{ type = "worst_group", min_group_size = 3 }},
+    {{ type = "linear_probe", train = "train" }},
+    {{ type = "few_shot", train = "train", shots = [1, 2], draws = 2 }},
+    {{ type = "tip_adapter", train = "train", shots = 2 }},
+    {{ type = "knn", train = "train" }},
+    "calibration",
+    {{ type = "robustness", clean = "train" }},
+    {{ type = "ood_detection", outside = ["train"] }},
+]
+[[evaluation.datasets]]
+name = "train"
+path = "embedded:emoji/unseen-concept-noto.tar"
+label = "json:category"
+templates = "emoji"
 """
 
 FAULTS_ON_PAGE = """
@@ -129,10 +157,25 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (tar,) = expand_shards("embedded:emoji/unseen-concept-twemoji.tar")
     with ShardReader(tar, open_index(tar)) as reader, ShardWriter(folder / "held-out", "part-{:d}.tar", 1000) as writer:
-        for row in range(64):
+        for row in range(0, 254, 4):
             writer.add(reader.index.key(row), reader.read(row))
     (folder / "run.toml").write_text(RUN.format(folder=folder))
     return train(load_run_config(folder / "run.toml")) / "report" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def tasks_page(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an evaluation under ten tasks; beside it lies the page over two checkpoints."""
+    folder = tmp_path_factory.mktemp("tasks")
+    run = page_file.parent.parent
+    (folder / "suite.toml").write_text((RUN + TASKS).format(folder=run.parent))
+    checkpoint = max((run / "checkpoints").glob("step-*"))
+    screen, sets = Screen(), load_run_config(folder / "suite.toml").evaluation.datasets
+    first = look(str(checkpoint), None, sets, "cpu", folder, screen)
+    identity = replace(first.results[0].identity, weights_sha256="00", checkpoint="another/checkpoints/step-7")
+    second = replace(first, results=[replace(result, identity=identity) for result in first.results], evidence=[])
+    draw_all_or_warn([first, second], folder, screen)
+    return folder / "report" / "index.html"
 
 
 def faults_of(browser: Any, page_file: Path, size: str, scheme: str) -> list[str]:
@@ -161,6 +204,30 @@ def faults_of(browser: Any, page_file: Path, size: str, scheme: str) -> list[str
 @pytest.mark.parametrize("size", list(SIZES))
 def test_the_page_has_no_fault(browser: Any, page_file: Path, size: str, scheme: str):
     assert faults_of(browser, page_file, size, scheme) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("name", ["index.html", "comparison.html"])
+def test_pages_of_many_tasks_have_no_fault(browser: Any, tasks_page: Path, name: str, size: str, scheme: str):
+    path = tasks_page.with_name(name)
+    assert path.stat().st_size < 3_000_000
+    assert faults_of(browser, path, size, scheme) == []
+
+
+def test_every_task_has_its_drawings(browser: Any, tasks_page: Path):
+    page = browser.new_page()
+    page.goto(tasks_page.as_uri())
+    titles = {title.text_content() for title in page.query_selector_all("#scores svg.figure > title")}
+    wanted = [
+        "Accuracy by class",
+        "What is taken for what",
+        "Accuracy by group",
+        "Accuracy with few examples",
+        "Calibration",
+    ]
+    assert [title for title in [*wanted, "Energy, beside train"] if title not in titles] == []
+    page.close()
 
 
 def test_the_page_is_small_and_complete(browser: Any, page_file: Path):
