@@ -1,9 +1,9 @@
 """A report of a real run, opened in a real browser on a desk and on a phone, by day and by night."""
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,8 @@ import pytest
 
 from mmclip_data.shards import ShardWriter, expand_shards, open_index
 from mmclip_data.shards.read import ShardReader
-from mmclip_launch.report import look
+from mmclip_launch import evaluate, report
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.drawing import draw_all_or_warn
-from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 
 pytestmark = [
@@ -166,16 +164,19 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tasks_page(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of an evaluation under ten tasks; beside it lies the page over two checkpoints."""
-    folder = tmp_path_factory.mktemp("tasks")
-    run = page_file.parent.parent
-    (folder / "suite.toml").write_text((RUN + TASKS).format(folder=run.parent))
-    checkpoint = max((run / "checkpoints").glob("step-*"))
-    screen, sets = Screen(), load_run_config(folder / "suite.toml").evaluation.datasets
-    first = look(str(checkpoint), None, sets, "cpu", folder, screen)
-    identity = replace(first.results[0].identity, weights_sha256="00", checkpoint="another/checkpoints/step-7")
-    second = replace(first, results=[replace(result, identity=identity) for result in first.results], evidence=[])
-    draw_all_or_warn([first, second], folder, screen)
-    return folder / "report" / "index.html"
+    run = tmp_path_factory.mktemp("tasks") / "run"
+    shutil.copytree(page_file.parent.parent, run)
+    shutil.rmtree(run / "results")
+    (run / "config.toml").write_text((RUN + TASKS).format(folder=page_file.parent.parent.parent))
+    evaluate.main([str(run)])
+    (run / "others").mkdir()
+    for path in (run / "results").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["checkpoint"]["weights_sha256"] = "00"
+        content["pretrained"] = "a-run-with-a-long-name/checkpoints/step-00000007"
+        (run / "others" / path.name).write_text(json.dumps(content))
+    report.main(["--results", str(run / "results"), str(run / "others"), "--output", str(run)])
+    return run / "report" / "index.html"
 
 
 def faults_of(browser: Any, page_file: Path, size: str, scheme: str) -> list[str]:

@@ -108,7 +108,7 @@ def test_scores_are_counted_on_the_same_bins_for_every_set(own, other, result_of
     assert {(row["score"], row["set"]) for row in rows} == {(s, n) for s in SCORES for n in (result.dataset, "other")}
     for score in SCORES:
         sides = [[row for row in rows if (row["score"], row["set"]) == (score, n)] for n in (result.dataset, "other")]
-        assert [[row["above"] for row in side] for side in sides][0] == [row["above"] for row in sides[1]]
+        assert [row["above"] for row in sides[0]] == [row["above"] for row in sides[1]]
         assert sum(row["samples"] for row in sides[0]) == result.num_samples
         outside = result.details["outside"]["other"]["num_samples"]
         assert sum(row["samples"] for row in sides[1]) == outside
