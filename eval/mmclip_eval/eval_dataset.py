@@ -1,8 +1,12 @@
 """`EvalDataset`: an opened evaluation set, of which each part is read once, when a task first needs it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
@@ -10,9 +14,13 @@ from mmclip_eval.captioned import Captioned, read_captioned
 from mmclip_eval.fields import parse_field
 from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
-from mmclip_eval.picture_rows import PictureRows
+from mmclip_eval.picture_rows import PictureRows, without_picture
 from mmclip_eval.prompt_sets import PromptSet, load_prompts, packaged_sets
 from mmclip_eval.samples import Samples
+from mmclip_eval.skipped import Skipped
+from mmclip_eval.sources.config import SourceConfig
+from mmclip_eval.sources.counts import refuse_other_count
+from mmclip_eval.sources.form import Declared
 
 T = TypeVar("T")
 Part = Literal["labelled", "prompts", "captioned", "groups"]
@@ -20,23 +28,19 @@ Part = Literal["labelled", "prompts", "captioned", "groups"]
 
 
 @config
-class SetConfig:
+class SetConfig(SourceConfig):
     """Where the samples of an evaluation set lie, and where each keeps what is known of it."""
 
-    name: str
-    """Stands in results and file names; unique within a suite."""
-    path: str
-    """A folder in CLIP_benchmark's layout, or shards: a folder, a pattern, `embedded:emoji/...`."""
-    split: str = "test"
-    """Which split of a CLIP_benchmark folder; other shards have no splits."""
     label: str = "cls"
-    """Where the class of a sample stands: `cls` (index or name) or `json:FIELD`."""
+    """Where the class of a sample stands: `cls` (index or name), `json:FIELD`, or `npy:INDEX` of a vector."""
     captions: tuple[str, ...] = ()
-    """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: `txt`, by line in a CLIP_benchmark folder."""
+    """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: where sets of this form have them."""
+    newline_escapes: bool = False
+    """Read the two characters `\\n` in a caption as a line break: CLIP_benchmark writes it so, and does not read it so."""
     pictures: tuple[str, ...] = ()
     """Members that hold the pictures of a sample that has several, such as `0.png`, `1.png`; empty: its one picture."""
     class_names: str | tuple[str, ...] | None = None
-    """A file with one name a line, or the names; None: the folder's classnames.txt, else the sorted labels."""
+    """A file with one name a line, or the names; None: the set's own (classnames.txt, folders), else the sorted labels."""
     templates: str | tuple[str, ...] | None = None
     """A packaged prompt set, a file, or the templates ({c} is the class name); None: the folder's own file."""
     language: str = "en"
@@ -45,30 +49,47 @@ class SetConfig:
     """Where a sample's category stands, such as `json:category`: for the report and for figures of the worst group."""
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What a set says of itself, beside its samples; None where it says nothing."""
-
-    dataset_type: str | None = None
-    """CLIP_benchmark's word for the task: classification, retrieval, multilabel."""
-    class_names: str | None = None
-    """A file with one name a line."""
-    templates: str | None = None
-    """A file with one template a line."""
-    captions: tuple[str, ...] = ("txt",)
-    """Where captions stand unless the configuration says otherwise."""
-
-
 class EvalDataset:
-    """Samples with what their configuration and their folder say of them."""
+    """Samples with what their configuration and their folder say of them.
+
+    Raises:
+        UserError: there are more samples or fewer than are declared, or some are of no use and none may be.
+    """
 
     def __init__(self, settings: SetConfig, samples: Samples, declared: Declared) -> None:
         self.config = settings
-        self.samples = samples
         self.declared = declared
-        self.rows = PictureRows(samples, settings.pictures)
-        """What is encoded: a row a picture."""
+        self.num_expected = refuse_other_count(settings.name, settings.num_samples, declared, len(samples))
+        """How many samples are declared; None where nothing says it."""
+        self.skipped = Skipped(samples, settings.max_bad if settings.on_bad == "skip" else None)
+        """Samples that no task sees."""
+        self._places = settings.pictures or declared.pictures
         self._parts: dict[str, Any] = {}
+        self.leave_out(without_picture(samples, self._places))
+
+    def leave_out(self, bad: Mapping[int, str]) -> None:
+        """Leave samples, by their index in `samples`, out of all that is read from now on; each with the reason.
+
+        Raises:
+            UserError: there are more of them than may be.
+        """
+        self.samples = self.skipped.leave_out(bad)
+        self.rows = PictureRows(self.samples, self._places)
+        """What is encoded: a row a picture."""
+        self._parts.clear()
+
+    def leave_out_rows(self, bad: Mapping[int, str]) -> Int[Tensor, " row"]:
+        """Leave out the samples of rows whose picture is of no use; returns which rows are left.
+
+        Raises:
+            UserError: there are more of them than may be.
+        """
+        sample_of_row = self.rows.sample_of_row
+        samples: dict[int, str] = {}
+        for row, reason in sorted(bad.items()):
+            samples.setdefault(int(sample_of_row[row]), reason)
+        self.leave_out(samples)
+        return (~torch.isin(sample_of_row, torch.tensor(list(samples), dtype=torch.long))).nonzero()[:, 0]
 
     def read(self, parts: Sequence[Part]) -> None:
         """Read and check parts, so that nothing about them can fail once pictures are encoded.
@@ -83,25 +104,31 @@ class EvalDataset:
     @property
     def labelled(self) -> Labelled:
         """The class of each sample."""
-        settings = self.config
-        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
-        return self._once("labelled", lambda: read_labelled(self.samples, settings.label, class_names))
+        settings, declared = self.config, self.declared
+        class_names = declared.class_names if settings.class_names is None else settings.class_names
+        own = declared.own_classes if settings.label == "cls" else None
+        return self._once(
+            "labelled", partial(read_labelled, label=settings.label, class_names=class_names, own_classes=own)
+        )
 
     @property
     def prompts(self) -> PromptSet:
         """The templates that its class names are put into."""
-        return self._once("prompts", self._read_prompts)
+        if "prompts" not in self._parts:
+            self._parts["prompts"] = self._read_prompts()
+        return self._parts["prompts"]
 
     @property
     def captioned(self) -> Captioned:
         """The captions of each sample."""
-        return self._once("captioned", lambda: read_captioned(self.samples, self.caption_places))
+        escapes = self.config.newline_escapes
+        return self._once("captioned", partial(read_captioned, places=self.caption_places, newline_escapes=escapes))
 
     @property
     def groups(self) -> Groups | None:
         """The category of each sample; None where `group` names no place."""
         place = self.config.group
-        return None if place is None else self._once("groups", lambda: read_groups(self.samples, place))
+        return None if place is None else self._once("groups", partial(read_groups, place=place))
 
     @property
     def caption_places(self) -> tuple[str, ...]:
@@ -119,8 +146,9 @@ class EvalDataset:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the figures should know, such as classes without a sample."""
-        several = self.samples.several_pictures
+        several = 0 if self._places else self.samples.several_pictures
         notes = (f"samples with several pictures, of which one was taken: {several}",) if several else ()
+        notes = (*self.declared.notes, *self.skipped.notes, *notes)
         parts = [self._parts[name] for name in ("labelled", "captioned") if name in self._parts]
         return sum((part.notes for part in parts), notes)
 
@@ -139,7 +167,12 @@ class EvalDataset:
             )
         return load_prompts(templates, where=name)
 
-    def _once(self, name: str, read: Callable[[], T]) -> T:
+    def _once(self, name: str, read: Callable[..., T]) -> T:
+        """A part, read when it is first asked for; samples that lack it are left out where they may be."""
         if name not in self._parts:
-            self._parts[name] = read()
+            bad: dict[int, str] | None = None if self.skipped.budget is None else {}
+            part = read(self.samples, bad=bad)
+            if bad:
+                self.leave_out(bad)
+            self._parts[name] = part  # positions in it are those of the samples that are left
         return self._parts[name]

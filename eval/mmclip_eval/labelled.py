@@ -12,8 +12,10 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_label
+from mmclip_eval.own_classes import classes_of_own
 from mmclip_eval.samples import Samples
-from mmclip_eval.text_lines import read_lines
+from mmclip_eval.some_samples import read_each
+from mmclip_eval.text_lines import Lines, read_lines
 
 INDICES = "indices alone"
 """Where class names came from if there are none: they are the numbers, which a probe can do with and a prompt cannot."""
@@ -34,29 +36,45 @@ class Labelled:
         return self.class_names_source != INDICES
 
 
-def read_labelled(samples: Samples, label: str, class_names: str | Sequence[str] | None) -> Labelled:
-    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels, or the indices.
+def read_labelled(
+    samples: Samples,
+    label: str,
+    class_names: str | Lines | Sequence[str] | None,
+    own_classes: Lines | None = None,
+    bad: dict[int, str] | None = None,
+) -> Labelled:
+    """Read every label of `samples`.
+
+    `class_names` None takes the set's own (`own_classes`, which its indices stand for), or the sorted names that stand in
+    the labels, or the indices. Samples without a label go to `bad` where it is given.
 
     Raises:
         UserError: a label is missing or names no class, or labels are indices for some and names for others.
     """
     field = parse_field(label, f"{samples.name}.label")
-    members = (samples.members(i, (field.extension,)) for i in range(len(samples)))
-    raw = [read_label(field, found, samples.sample_id(i)) for i, found in enumerate(members)]
-    names, source, notes = _class_names(samples.name, class_names, raw, label)
+
+    def read(index: int) -> int | str:
+        return read_label(field, samples.members(index, (field.extension,)), samples.sample_id(index))
+
+    raw = [value for _, value in read_each(samples, read, bad)]
+    if bad and not raw:
+        raise UserError(f"{samples.name}: no sample has a label: {next(iter(bad.values()))}")
+    names, source, notes = _class_names(samples.name, own_classes if class_names is None else class_names, raw, label)
+    if own_classes is not None and class_names is not None:
+        raw, note = classes_of_own(raw, own_classes, names, source, samples.name)
+        notes += note
     labels = _label_indices(raw, names, source, samples)
     return Labelled(torch.tensor(labels), names, source, (*notes, *_notes(labels, names)))
 
 
 def _class_names(
-    where: str, choice: str | Sequence[str] | None, raw: Sequence[int | str], label: str
+    where: str, choice: str | Lines | Sequence[str] | None, raw: Sequence[int | str], label: str
 ) -> tuple[tuple[str, ...], str, list[str]]:
     notes: list[str] = []
     if isinstance(choice, str):
-        lines = read_lines(Path(choice))
-        if lines.blank_at_end:
-            notes.append(f"{Path(choice).name}: blank lines left out at the end: {lines.blank_at_end}")
-        names, source = lines.lines, choice
+        choice = read_lines(Path(choice))
+    if isinstance(choice, Lines):
+        names, source, notes = choice.lines, choice.source, [*choice.notes]
     elif choice is not None:
         names, source = tuple(choice), "given in the configuration"
     elif all(isinstance(value, str) for value in raw):

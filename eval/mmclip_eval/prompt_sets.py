@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclip.errors import UserError
-from mmclip_eval.text_lines import read_lines
+from mmclip_eval.text_lines import Lines, read_lines
 
 PLACEHOLDER = re.compile(r"\{c?\}")
 """Stands for the class name: CLIP_benchmark writes {c}, other lists write {}."""
@@ -40,12 +40,14 @@ def sha256_of(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts), ensure_ascii=False).encode()).hexdigest()
 
 
-def load_prompts(choice: str | Sequence[str], where: str) -> PromptSet:
+def load_prompts(choice: str | Lines | Sequence[str], where: str) -> PromptSet:
     """Read `choice`: the name of a packaged set, the path of a .txt (one a line) or .toml file, or the templates.
 
     Raises:
         UserError: nothing of that name, no template, or a template without a placeholder; `where` opens the message.
     """
+    if isinstance(choice, Lines):
+        return check_prompts(choice.lines, source=choice.source, where=choice.source)
     if not isinstance(choice, str):
         return check_prompts(choice, source="given in the configuration", where=where)
     if choice in packaged_sets():

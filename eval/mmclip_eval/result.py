@@ -64,6 +64,10 @@ class EvalResult:
     """The task's own, as they stand in a configuration."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Finer figures, such as those of each class."""
+    num_skipped: int = 0
+    """Samples that could not be read and were left out."""
+    num_expected: int | None = None
+    """How many samples, with those, are declared."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -84,6 +88,9 @@ class EvalResult:
             "lower_is_better": [name for name, estimate in self.metrics.items() if estimate.lower_is_better],
             "bootstrap": {"method": "percentile", "level": LEVEL, "replicates": REPLICATES, "seed": SEED},
             "num_samples": self.num_samples,
+            "n_seen": self.num_samples,
+            "n_skipped": self.num_skipped,
+            "n_expected": self.num_expected,
             **self.details,
             "split": self.split,
             "dataset_fingerprint": self.dataset_fingerprint,

@@ -1,0 +1,1 @@
+"""Forms of evaluation sets, one a file; all present themselves as `mmclip_eval.samples.Samples`."""
