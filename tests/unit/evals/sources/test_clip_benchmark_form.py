@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_label
 
 
-def vector(*values, dtype=np.int64):
+def vector(*values, dtype: Any = np.int64):
     buffer = io.BytesIO()
     np.save(buffer, np.array(values, dtype=dtype))
     return buffer.getvalue()
