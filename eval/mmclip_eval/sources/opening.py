@@ -7,11 +7,19 @@ from itertools import islice
 from pathlib import Path
 
 from mmclip.errors import UserError
-from mmclip_eval.sources import clip_benchmark, coop, folder, hub, plain_shards, table
+from mmclip_eval.sources import clip_benchmark, coop, folder, hf, hub, plain_shards, table
 from mmclip_eval.sources.config import SourceConfig
 from mmclip_eval.sources.form import Form, OpenedSamples
 
-FORMS: tuple[Form, ...] = (hub.FORM, clip_benchmark.FORM, plain_shards.FORM, table.FORM, coop.FORM, folder.FORM)
+FORMS: tuple[Form, ...] = (
+    hub.FORM,
+    clip_benchmark.FORM,
+    table.FORM,
+    coop.FORM,
+    hf.FORM,
+    plain_shards.FORM,
+    folder.FORM,
+)
 """The first that recognises a path opens it; a new form is one file and one name here."""
 MAX_LOOK = 10_000
 

@@ -4,13 +4,12 @@ Every column is a key of the member `json`; the captions are `txt` too, a line e
 picture are one sample with all of their captions.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclip_data.pipelines.columns import LABEL_NAMES, PICTURE_NAMES, choose, choose_captions
+from mmclip_data.pipelines.columns import LABEL_NAMES, NUMBERED_PICTURES, PICTURE_NAMES, choose, choose_captions
 from mmclip_data.pipelines.pairs import texts_of
 from mmclip_data.pipelines.table_rows import BadRow, Row, Table, open_table
 from mmclip_eval.sources.config import SourceConfig
@@ -19,7 +18,6 @@ from mmclip_eval.sources.form import Declared, Form, OpenedSamples
 from mmclip_eval.sources.places import picture_folder, picture_path
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-NUMBERED_PICTURES = re.compile(r"(image|img|picture)[_-]?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def columns_of(table: Table, image_column: str | None) -> Columns:
         UserError: none has a name that says picture.
     """
     where, names = str(table.path), table.columns
-    numbered = tuple(name for name in names if NUMBERED_PICTURES.fullmatch(name.strip()))
+    numbered = tuple(name for name in names if NUMBERED_PICTURES.fullmatch(name))
     if image_column is None and len(numbered) > 1:
         pictures = numbered
     else:
