@@ -15,10 +15,10 @@ Sections, each in a process of its own that ends when its time is up (device/pla
 - `large_batch`: exact accumulation
 
 Equal on both sides of a row: device, process, model, weights, precision, AdamW's settings, clipping, batch (captions by the law
-of measure/captions.py), and in `end_to_end` shards and number of loader workers (ours are threads, the peer's processes, as
-each has it). Time is that between CUDA events after unmeasured rounds, A B A B; `end_to_end` takes the host's clock. `rows`
-have both sides, `figures` one, `absent` says what was not measured and why. Where a row of the 77-token figures says nominal,
-padding counts as work: divide by the ceiling for the nominal share of the peak, never mix it with a useful one.
+of measure/captions.py), and in `end_to_end` shards and number of loader processes. Time is that between CUDA events after
+unmeasured rounds, A B A B; `end_to_end` takes the host's clock. `rows` have both sides, `figures` one, `absent` says what was
+not measured and why. Where a row of the 77-token figures says nominal, padding counts as work: divide by the ceiling for the
+nominal share of the peak, never mix it with a useful one.
 """
 
 import argparse

@@ -79,11 +79,17 @@ def integer(seed: int, stream: Stream, position: int, bound: int) -> int:
 def permutation(seed: int, stream: Stream, position: int, length: int) -> NDArray[np.int64]:
     """A permutation of `length` items: the stable argsort of raw words."""
     drawn = words(seed, stream, position, length)
-    # Without equal words every sort is stable, and numpy's default one is several times as fast. Two of a million words
-    # are equal once in forty million permutations.
-    order = np.argsort(drawn)
-    placed = drawn[order]
-    return np.argsort(drawn, kind="stable") if bool((placed[1:] == placed[:-1]).any()) else order
+    # Words whose low bits are their own number sort five times as fast as numbers by their words, and in the same order,
+    # unless two agree in all other bits (of 100,000 words once in 25,000 permutations): then the slow way decides.
+    bits = np.uint64(max(1, length - 1).bit_length())
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    packed = (drawn & ~low) | np.arange(length, dtype=np.uint64)
+    packed.sort()
+    high = packed >> bits
+    if bool((high[1:] == high[:-1]).any()):
+        return np.argsort(drawn, kind="stable")
+    packed &= low
+    return packed.view(np.int64)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

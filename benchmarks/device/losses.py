@@ -18,6 +18,7 @@ from device.clock import in_turn, peak_gib
 from device.notes import Notes
 from device.scale import Scale
 from mmclip.ops.infonce import infonce
+from mmclip.training.precision import Precision, allow_tf32
 
 SCALE = 30.0
 MILLISECONDS, PEAK = "milliseconds", "GiB at the peak"
@@ -30,10 +31,16 @@ def run(notes: Notes, scale: Scale, device: torch.device) -> None:
         case = f"infonce, batch {batch}"
         with notes.unless_too_large(f"{case}, mmclip"):
             mine = partial(once, lambda *inputs: infonce(*inputs).loss, given)
+            allow_tf32("fp32")
             mine()
             notes.figure(f"{case}, mmclip", PEAK, peak_gib(mine, device))
             notes.figure(f"{case}, mmclip", MILLISECONDS, 1000 * min(in_turn({"": mine}, device, 2, 0)[""]))
-            for name, cast in (("fp32", nullcontext), ("bf16", partial(torch.autocast, device.type, torch.bfloat16))):
+            casts: tuple[tuple[Precision, Any], ...] = (
+                ("fp32", nullcontext),
+                ("bf16", partial(torch.autocast, device.type, torch.bfloat16)),
+            )
+            for name, cast in casts:
+                allow_tf32(name)
                 beside(notes, scale, f"{case}, beside {name}", mine, cast, given, device)
 
 

@@ -77,10 +77,8 @@ def watched(train: Callable[[], object], scale: Scale, device: torch.device) -> 
 
 
 def train_ours(ours: Ours, folder: Path, scale: Scale) -> None:
-    """Loader and loop as `mmclip train` has them, with threads."""
-    config = DataConfig(
-        source=IndexedTarsConfig(shards=str(folder)), workers=scale.workers, loader="threads", prefetch_batches=4
-    )
+    """Loader and loop as `mmclip train` has them."""
+    config = DataConfig(source=IndexedTarsConfig(shards=str(folder)), workers=scale.workers)
 
     def tokenize(captions: Any) -> torch.Tensor:
         return ours.towers.trim(ours.towers.tokenizer(captions))

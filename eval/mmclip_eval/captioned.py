@@ -47,7 +47,7 @@ def read_captioned(
             raise UserError(f"sample {sample_id} has no caption at {', '.join(places)}: add one, or take it out")
         return found
 
-    for position, found in read_each(samples, read, bad):
+    for position, (_, found) in enumerate(read_each(samples, read, bad)):
         own = [caption.replace("\\n", "\n") if newline_escapes else caption for caption in found if caption]
         blank += len(found) - len(own)
         captions.extend(own)

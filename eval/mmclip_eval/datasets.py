@@ -83,7 +83,7 @@ def _measured(task: EvalTask, dataset: EvalDataset, suite: Sequence[SetConfig]) 
 def _open_related(other: Related, dataset: EvalDataset) -> EvalDataset:
     settings = other.settings
     if other.same_classes and dataset.labelled.is_named:
-        settings = replace(settings, class_names=dataset.labelled.class_names)
+        settings = replace(settings, class_names=dataset.labelled.classes)
     try:
         opened = open_samples(settings)
         opened.read(other.needs)

@@ -11,19 +11,24 @@ from torch import Tensor
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_eval.captioned import Captioned, read_captioned
+from mmclip_eval.choices import Choices, read_choices
 from mmclip_eval.fields import parse_field
 from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
+from mmclip_eval.multilabelled import Multilabelled, read_multilabelled
 from mmclip_eval.picture_rows import PictureRows, without_picture
-from mmclip_eval.prompt_sets import PromptSet, load_prompts, packaged_sets
+from mmclip_eval.prompts.packaged import ENGLISH
+from mmclip_eval.prompts.prompt_set import ClassTexts
+from mmclip_eval.prompts.reading import Names, load_prompts
 from mmclip_eval.samples import Samples
 from mmclip_eval.skipped import Skipped
 from mmclip_eval.sources.config import SourceConfig
 from mmclip_eval.sources.counts import refuse_other_count
 from mmclip_eval.sources.form import Declared
+from mmclip_eval.text_lines import Lines
 
 T = TypeVar("T")
-Part = Literal["labelled", "prompts", "captioned", "groups"]
+Part = Literal["labelled", "prompts", "multilabelled", "multilabel_prompts", "captioned", "choices", "groups"]
 """What a task may need to know of a set; each is a property of `EvalDataset`."""
 
 
@@ -37,14 +42,12 @@ class SetConfig(SourceConfig):
     """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: where sets of this form have them."""
     newline_escapes: bool = False
     """Read the two characters `\\n` in a caption as a line break: CLIP_benchmark writes it so, and does not read it so."""
-    pictures: tuple[str, ...] = ()
-    """Members that hold the pictures of a sample that has several, such as `0.png`, `1.png`; empty: its one picture."""
-    class_names: str | tuple[str, ...] | None = None
-    """A file with one name a line, or the names; None: the set's own (classnames.txt, folders), else the sorted labels."""
+    class_names: str | tuple[str | tuple[str, ...], ...] | None = None
+    """A packaged list, a file, or the names (several of one class as a list); None: the folder's own, else the labels."""
     templates: str | tuple[str, ...] | None = None
     """A packaged prompt set, a file, or the templates ({c} is the class name); None: the folder's own file."""
-    language: str = "en"
-    """Recorded in the result."""
+    language: str = ENGLISH
+    """Of class names and templates: packaged ones are taken in it."""
     group: str | None = None
     """Where a sample's category stands, such as `json:category`: for the report and for figures of the worst group."""
 
@@ -59,6 +62,8 @@ class EvalDataset:
     def __init__(self, settings: SetConfig, samples: Samples, declared: Declared) -> None:
         self.config = settings
         self.declared = declared
+        self.whole = samples
+        """With those that are left out."""
         self.num_expected = refuse_other_count(settings.name, settings.num_samples, declared, len(samples))
         """How many samples are declared; None where nothing says it."""
         self.skipped = Skipped(samples, settings.max_bad if settings.on_bad == "skip" else None)
@@ -73,6 +78,15 @@ class EvalDataset:
         Raises:
             UserError: there are more of them than may be.
         """
+        self._leave_out(bad)
+        self._before_encoding = self.samples
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the samples that are encoded: known before that, and the same after it."""
+        return self._before_encoding.fingerprint
+
+    def _leave_out(self, bad: Mapping[int, str]) -> None:
         self.samples = self.skipped.leave_out(bad)
         self.rows = PictureRows(self.samples, self._places)
         """What is encoded: a row a picture."""
@@ -88,7 +102,7 @@ class EvalDataset:
         samples: dict[int, str] = {}
         for row, reason in sorted(bad.items()):
             samples.setdefault(int(sample_of_row[row]), reason)
-        self.leave_out(samples)
+        self._leave_out(samples)
         return (~torch.isin(sample_of_row, torch.tensor(list(samples), dtype=torch.long))).nonzero()[:, 0]
 
     def read(self, parts: Sequence[Part]) -> None:
@@ -105,24 +119,44 @@ class EvalDataset:
     def labelled(self) -> Labelled:
         """The class of each sample."""
         settings, declared = self.config, self.declared
-        class_names = declared.class_names if settings.class_names is None else settings.class_names
         own = declared.own_classes if settings.label == "cls" else None
-        return self._once(
-            "labelled", partial(read_labelled, label=settings.label, class_names=class_names, own_classes=own)
+        read = partial(
+            read_labelled,
+            label=settings.label,
+            class_names=self._class_names,
+            language=settings.language,
+            own_classes=own,
         )
+        return self._once("labelled", read)
 
     @property
-    def prompts(self) -> PromptSet:
-        """The templates that its class names are put into."""
-        if "prompts" not in self._parts:
-            self._parts["prompts"] = self._read_prompts()
-        return self._parts["prompts"]
+    def multilabelled(self) -> Multilabelled:
+        """The classes of each sample, where it may show several."""
+        settings = self.config
+        label = "npy" if settings.label == "cls" else settings.label
+        read = partial(read_multilabelled, label=label, class_names=self._class_names, language=settings.language)
+        return self._once("multilabelled", read)
+
+    @property
+    def prompts(self) -> ClassTexts:
+        """What the text tower is told of each class."""
+        return self._once("prompts", lambda samples, bad: self._read_prompts(self.labelled))
+
+    @property
+    def multilabel_prompts(self) -> ClassTexts:
+        """What the text tower is told of each class, where a sample may show several."""
+        return self._once("multilabel_prompts", lambda samples, bad: self._read_prompts(self.multilabelled))
 
     @property
     def captioned(self) -> Captioned:
         """The captions of each sample."""
         escapes = self.config.newline_escapes
         return self._once("captioned", partial(read_captioned, places=self.caption_places, newline_escapes=escapes))
+
+    @property
+    def choices(self) -> Choices:
+        """The captions that the pictures of each sample choose among."""
+        return self._once("choices", partial(read_choices, places=self.caption_places))
 
     @property
     def groups(self) -> Groups | None:
@@ -149,23 +183,46 @@ class EvalDataset:
         several = 0 if self._places else self.samples.several_pictures
         notes = (f"samples with several pictures, of which one was taken: {several}",) if several else ()
         notes = (*self.declared.notes, *self.skipped.notes, *notes)
-        parts = [self._parts[name] for name in ("labelled", "captioned") if name in self._parts]
+        parts = [self._parts[name] for name in ("labelled", "multilabelled", "captioned") if name in self._parts]
         return sum((part.notes for part in parts), notes)
 
     def _has(self, place: str, where: str) -> bool:
         return parse_field(place, f"{self.config.name}.{where}").extension in self.samples.extension_counts()
 
-    def _read_prompts(self) -> PromptSet:
+    @property
+    def _class_names(self) -> str | Names | Lines | None:
+        """Those of the configuration, else those of the set."""
+        return self.declared.class_names if self.config.class_names is None else self.config.class_names
+
+    def _read_prompts(self, part: Labelled | Multilabelled) -> ClassTexts:
         name = self.config.name
         templates = self.declared.templates if self.config.templates is None else self.config.templates
         if templates is None:
-            sets = ", ".join(packaged_sets())
+            sets = "simple, imagenet1k and others"
             raise UserError(f"{name}: no templates; set templates to a packaged set ({sets}), a file or a list")
-        if not self.labelled.is_named:
+        self._refuse_unknown_language()
+        if not part.is_named:
             raise UserError(
                 f"{name}: labels are indices but there are no class names; set class_names to a file or list"
             )
-        return load_prompts(templates, where=name)
+        texts = ClassTexts(part.classes, load_prompts(templates, name, self.config.language, dataset=name))
+        texts.check()
+        return texts
+
+    def _refuse_unknown_language(self) -> None:
+        """The files of a folder do not say in what language they are, and hardly anybody writes but English ones."""
+        fields = ("class_names", "templates")
+        own = {
+            "class_names": self.declared.class_names or self.declared.own_classes,
+            "templates": self.declared.templates,
+        }
+        left = [field for field in fields if getattr(self.config, field) is None and own[field]]
+        if self.config.language != ENGLISH and left:
+            raise UserError(
+                f"{self.config.name}: language={self.config.language!r}, but {' and '.join(left)} would be those of "
+                f"{self.config.path}, whose language is not known: set {' and '.join(left)} (to the folder's own files, "
+                "where they are in it)"
+            )
 
     def _once(self, name: str, read: Callable[..., T]) -> T:
         """A part, read when it is first asked for; samples that lack it are left out where they may be."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmclip_eval.markdown import code, escaped, front_matter, table
-from mmclip_eval.result import read_result, recorded_versions, task_words
+from mmclip_eval.results.names import task_words
+from mmclip_eval.results.result import read_result, recorded_versions
 
 Result = Mapping[str, Any]
 """The content of a result file."""
@@ -15,6 +16,14 @@ Result = Mapping[str, Any]
 HUB_TASKS = {
     "zero_shot_classification": "zero-shot-image-classification",
     "zero_shot_retrieval": "image-text-retrieval",
+    "multilabel_classification": "zero-shot-image-classification",
+    "worst_group": "zero-shot-image-classification",
+    "robustness": "zero-shot-image-classification",
+    "calibration": "zero-shot-image-classification",
+    "linear_probe": "image-classification",
+    "few_shot": "image-classification",
+    "tip_adapter": "image-classification",
+    "knn": "image-classification",
 }
 OTHER_HUB_TASK = "image-feature-extraction"
 """Of tasks on embeddings that the Hub has no word for."""
@@ -99,9 +108,13 @@ def _metadata(facts: CardFacts) -> dict[str, Any]:
 def _indexed(result: Result) -> dict[str, Any]:
     """One entry of the Hub's `model-index`."""
     return {
-        "task": {"type": HUB_TASKS[result["task"]], "name": task_words(result["task"])},
+        "task": {"type": HUB_TASKS.get(result["task_type"], OTHER_HUB_TASK), "name": task_words(result["task"])},
         "dataset": {"type": result["dataset"], "name": result["dataset"], "split": result["split"]},
-        "metrics": [{"type": name, "value": value, "name": name} for name, value in result["metrics"].items()],
+        "metrics": [
+            {"type": name, "value": value, "name": name}
+            for name, value in result["metrics"].items()
+            if name in result["intervals"]
+        ],
     }
 
 
@@ -174,11 +187,11 @@ def _evaluation(facts: CardFacts) -> str:
 
 def _rows(result: Result) -> list[tuple[str, ...]]:
     rows = []
-    for name, value in result["metrics"].items():
-        low, high = result["intervals"][name]
+    for name, (low, high) in result["intervals"].items():
+        value = result["metrics"][name]
         chance = result["chance"][name]
         figures = f"{value:.4f}", f"{low:.4f} to {high:.4f}", "" if chance is None else f"{chance:.4f}"
-        size = f"{result['num_samples']:,}"
+        size = f"{result['n_seen']:,}"
         rows.append((escaped(result["dataset"]), task_words(result["task"]), name, *figures, size, _prompts(result)))
     return rows
 

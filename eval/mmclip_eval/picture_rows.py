@@ -58,10 +58,8 @@ class PictureRows:
 
 
 def without_picture(samples: Samples, places: Sequence[str] = ()) -> dict[int, str]:
-    """Samples that fill none of the places, or that are of no use without any places; each with the reason."""
-    if not places:
-        return dict(samples.bad)
-    lacking = [i for i in range(len(samples)) if not set(places) & set(samples.extensions(i))]
+    """Samples that are of no use, or fill none of the places; each with the reason."""
     expected = f"expected one of {', '.join(places)} (pictures)"
+    lacking = [i for i in range(len(samples)) if places and not set(places) & set(samples.extensions(i))]
     reasons = {i: f"has no picture: members {', '.join(samples.extensions(i))}; {expected}" for i in lacking}
-    return {i: reason if samples.extensions(i) else samples.bad.get(i, reason) for i, reason in reasons.items()}
+    return reasons | dict(samples.bad)

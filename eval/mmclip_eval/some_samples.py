@@ -57,7 +57,7 @@ class SomeSamples:
 
 
 def read_each(samples: Samples, read: Callable[[int], T], bad: dict[int, str] | None) -> Iterator[tuple[int, T]]:
-    """What `read` finds in each sample, by its position among those that can be read.
+    """What `read` finds in each sample that can be read, with the sample's index.
 
     Where `bad` is given, a sample in which something is missing or unreadable goes there with the reason, and is passed
     over.
@@ -65,7 +65,6 @@ def read_each(samples: Samples, read: Callable[[int], T], bad: dict[int, str] | 
     Raises:
         UserError: a sample cannot be read, and `bad` is None.
     """
-    position = 0
     for index in range(len(samples)):
         try:
             found = read(index)
@@ -74,5 +73,4 @@ def read_each(samples: Samples, read: Callable[[int], T], bad: dict[int, str] | 
                 raise
             bad[index] = str(error)
             continue
-        yield position, found
-        position += 1
+        yield index, found

@@ -1,7 +1,8 @@
 """Evaluate one model on several data sets: one pass over the pictures of each, shared by all of its tasks."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -14,14 +15,18 @@ from mmclip.preprocess import ImageSpec
 from mmclip_data.features.encode import CHUNK_SIZE, encode_images, encode_texts
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
 from mmclip_eval.eval_dataset import EvalDataset
+from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.result import EvalResult, ModelIdentity
+from mmclip_eval.results.result import EvalResult, ModelIdentity
+from mmclip_eval.results.subject import subject_of
 from mmclip_eval.tasks.base import Encoded, TaskContext
 
 SuiteProgress = Callable[[str, int, int], None]
 """Called with the data set's name, the pictures done and the pictures in all."""
 Keep = Callable[[Evidence], None]
 """Called once a data set with what its pass saw, after its last result."""
+IsThere = Callable[[str], bool]
+"""Called with the name of a result's file."""
 
 
 @runtime_checkable
@@ -48,11 +53,13 @@ def evaluate(
     seed: int = 0,
     progress: SuiteProgress | None = None,
     keep: Keep | None = None,
+    is_there: IsThere | None = None,
 ) -> Iterator[EvalResult]:
     """Yield one result per data set and task, each as soon as it is known.
 
     Every data set is opened and checked before the first picture is encoded. `chunk_size` is part of the result:
-    another one moves the last digits. `keep` takes the embeddings, which a report draws without a second pass.
+    another one moves the last digits. `keep` takes the embeddings, which a report draws without a second pass. A result
+    whose file `is_there` already is neither worked out nor yielded; a set all of whose results are there is not encoded.
 
     Raises:
         UserError: two data sets share a name, one is unsound, or an embedding is not finite.
@@ -63,9 +70,11 @@ def evaluate(
             raise UserError(f"data set name {name!r} is given {names.count(name)} times; names must differ")
     one_pass = _Pass(model, chunk_size, progress)
     for opened in [open_dataset(settings, datasets) for settings in datasets]:
-        for measured in opened.measured:
-            yield _result(one_pass, opened, measured, identity, seed)
-        if keep is not None and (evidence := _evidence(one_pass, opened)) is not None:
+        wanted = [_Asked(opened, measured, identity, seed, one_pass) for measured in opened.measured]
+        wanted = [asked for asked in wanted if is_there is None or not is_there(asked.file_name)]
+        for asked in wanted:
+            yield asked.result()
+        if wanted and keep is not None and (evidence := _evidence(one_pass, opened)) is not None:
             keep(evidence)
 
 
@@ -104,33 +113,65 @@ class _Pass:
             dataset.samples.close()
 
 
-def _result(
-    one_pass: _Pass, opened: OpenedDataset, measured: Measured, identity: ModelIdentity, seed: int
-) -> EvalResult:
-    dataset, model = opened.dataset, one_pass.model
-    own = one_pass(dataset)
-    context = TaskContext(own, logit_scale_of(model), seed, lambda role: one_pass(measured.related[role]))
-    outcome = measured.task.run(context)
-    return EvalResult(
-        dataset=dataset.config.name,
-        task=measured.task.type,
-        task_version=measured.task.version,
-        options={name: value for name, value in asdict(measured.task).items() if name != "type"},
-        metrics=outcome.metrics,
-        identity=identity,
-        num_samples=len(dataset.samples),
-        num_skipped=len(dataset.skipped),
-        num_expected=dataset.num_expected,
-        dataset_fingerprint=dataset.samples.fingerprint,
-        preprocess=asdict(model.spec),
-        device=str(model.device),
-        chunk_size=one_pass.chunk_size,
-        language=dataset.config.language,
-        split=dataset.config.split,
-        notes=dataset.notes,
-        details=outcome.details,
-        tables=outcome.tables,
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """One task of one set, of which the name of the result's file is known before anything is encoded."""
+
+    opened: OpenedDataset
+    measured: Measured
+    identity: ModelIdentity
+    seed: int
+    one_pass: _Pass
+
+    @property
+    def file_name(self) -> str:
+        return self._bare({}, 0.0).file_name
+
+    def result(self) -> EvalResult:
+        started, one_pass = time.perf_counter(), self.one_pass
+        own, related = one_pass(self.opened.dataset), self.measured.related
+        context = TaskContext(own, logit_scale_of(one_pass.model), self.seed, lambda role: one_pass(related[role]))
+        outcome = self.measured.task.run(context)
+        bare = self._bare(outcome.metrics, time.perf_counter() - started)
+        return replace(
+            bare,
+            settings=outcome.settings,
+            details=outcome.details,
+            tables=outcome.tables,
+            notes=(*self.opened.dataset.notes, *outcome.notes),
+        )
+
+    def _bare(self, metrics: Mapping[str, Estimate], seconds: float) -> EvalResult:
+        task, dataset, model = self.measured.task, self.opened.dataset, self.one_pass.model
+        return EvalResult(
+            dataset=dataset.config.name,
+            task=task.type,
+            public_task=task.public_name,
+            task_version=task.version,
+            options={name: value for name, value in asdict(task).items() if name != "type"},
+            metrics=metrics,
+            identity=self.identity,
+            num_samples=len(dataset.samples),
+            num_skipped=len(dataset.skipped),
+            num_expected=dataset.num_expected,
+            dataset_fingerprint=dataset.samples.fingerprint,
+            preprocess=asdict(model.spec),
+            device=str(model.device),
+            chunk_size=self.one_pass.chunk_size,
+            language=dataset.config.language,
+            split=dataset.config.split,
+            wall_seconds=round(seconds, 3),
+            subject=subject_of(
+                self.identity,
+                task,
+                dataset,
+                self.measured.related,
+                model.spec,
+                model.device.type,
+                self.one_pass.chunk_size,
+                self.seed,
+            ),
+        )
 
 
 def logit_scale_of(model: ZeroShotModel) -> float:

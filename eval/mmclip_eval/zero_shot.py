@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmclip_eval.metrics.bootstrap import accuracy_interval, mean_per_class_recall_interval
-from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy, true_class_rank
+from mmclip_eval.metrics.classification import mean_per_class_recall, top_k_accuracy
+from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.prompt_sets import PromptSet
+from mmclip_eval.prompts.prompt_set import ClassTexts
 
 EncodeTexts = Callable[[Sequence[str]], Float[Tensor, "batch embed"]]
 CLASS_BLOCK = 256
@@ -19,15 +20,16 @@ SAMPLE_BLOCK = 4096
 """Rows of the score matrix held at a time."""
 
 
-def class_weights(
-    class_names: Sequence[str], prompts: PromptSet, encode_texts: EncodeTexts
-) -> Float[Tensor, "class embed"]:
-    """Per class the normalised mean of its templates' normalised embeddings; equal names get equal rows."""
-    distinct = list(dict.fromkeys(class_names))
+def class_weights(texts: ClassTexts, encode_texts: EncodeTexts) -> Float[Tensor, "class embed"]:
+    """Per class the normalised mean of its texts' normalised embeddings; classes of equal names get equal rows.
+
+    The texts are every template with every name of the class, so a class of two names has twice as many.
+    """
+    distinct = list(dict.fromkeys(texts.classes))
     blocks = [distinct[start : start + CLASS_BLOCK] for start in range(0, len(distinct), CLASS_BLOCK)]
-    weights = torch.cat([_block_weights(block, prompts, encode_texts) for block in blocks])
-    row = {name: index for index, name in enumerate(distinct)}
-    return weights[torch.tensor([row[name] for name in class_names])]
+    weights = torch.cat([_block_weights(ClassTexts(tuple(block), texts.prompts), encode_texts) for block in blocks])
+    row = {names: index for index, names in enumerate(distinct)}
+    return weights[torch.tensor([row[names] for names in texts.classes])]
 
 
 def rank_and_predict(
@@ -38,7 +40,7 @@ def rank_and_predict(
     On a tie with its own class a sample is taken for the other one.
     """
     blocks = zip(image_embed.split(SAMPLE_BLOCK), labels.split(SAMPLE_BLOCK), strict=True)
-    found = [_rank_and_predict(embed @ weights.T, label) for embed, label in blocks]
+    found = [rank_and_prediction(embed @ weights.T, label) for embed, label in blocks]
     return torch.cat([rank for rank, _ in found]), torch.cat([predicted for _, predicted in found])
 
 
@@ -57,13 +59,8 @@ def accuracy_figures(
     yield "mean_per_class_recall", Estimate(recall, interval, chance=1 / classes)
 
 
-def _rank_and_predict(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    rank = true_class_rank(scores, labels)
-    best_other = scores.scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
-    return rank, torch.where(rank < 1, labels, best_other)
-
-
-def _block_weights(class_names: Sequence[str], prompts: PromptSet, encode_texts: EncodeTexts) -> Tensor:
-    texts = [text for name in class_names for text in prompts.fill(name)]
-    embeds = F.normalize(encode_texts(texts), dim=-1)
-    return F.normalize(embeds.unflatten(0, (len(class_names), len(prompts.templates))).mean(dim=1), dim=-1)
+def _block_weights(block: ClassTexts, encode_texts: EncodeTexts) -> Tensor:
+    texts = [block[index] for index in range(len(block))]
+    embeds = F.normalize(encode_texts([text for own in texts for text in own]), dim=-1)
+    means = [own.mean(dim=0) for own in embeds.split([len(own) for own in texts])]
+    return F.normalize(torch.stack(means), dim=-1)

@@ -8,6 +8,10 @@ VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
     "train": ("mmclip_launch.train", "one training run: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]"),
     "eval": ("mmclip_launch.evaluate", "zero-shot scores: mmclip eval CHECKPOINT [--dataset PATH ...]"),
+    "results": (
+        "mmclip_launch.results",
+        "results of any origin in one table: mmclip results PATH ...",
+    ),
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN"),
     "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
     "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from mmclip.envelope import sha256
+from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
 from mmclip.release import load, model_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged
-from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
+from mmclip_eval.prompts.prompt_set import ClassTexts
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
-from mmclip_eval.result import EvalResult, ModelIdentity
-from mmclip_eval.suite import Keep, evaluate
-from mmclip_eval.table import notes_of, results_table
+from mmclip_eval.results.result import EvalResult, ModelIdentity
+from mmclip_eval.results.table import notes_of, results_table
+from mmclip_eval.suite import IsThere, Keep, evaluate
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.drawing import Pass, draw_or_warn, run_of, subject_of
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str]) -> None:
     add_dataset_flags(parser)
     parser.add_argument("--output", type=Path, help="folder of the JSON files (default: results/ of the run)")
     parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="leave out what the folder has a result of already"
+    )
     parser.add_argument("--no-report", action="store_true", help="write the figures alone, without a page")
     options = parser.parse_args(arguments)
     check_devices(options.device)
@@ -42,7 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     datasets = [dataset_of(text, options) for text in options.dataset] or datasets_of_run(checkpoint)
     refuse_unwritable(options.output or default_output(checkpoint))
     screen = Screen()
-    done = evaluate_checkpoint(checkpoint, datasets, options.output, screen, options.device, options.raw)
+    done = evaluate_checkpoint(
+        checkpoint, datasets, options.output, screen, options.device, options.raw, options.skip_existing
+    )
     if not options.no_report:
         draw_or_warn(done, (options.output or done.results_folder.parent) / PAGE, screen)
 
@@ -54,8 +60,11 @@ def evaluate_checkpoint(
     screen: Screen,
     device: str = "cpu",
     raw: bool = False,
+    skip_existing: bool = False,
 ) -> Pass:
     """Load, evaluate, write one JSON a (data set, task) and print the table.
+
+    `skip_existing` leaves out results whose file is in the folder: of the same weights, samples, prompts and settings.
 
     Raises:
         UserError: checkpoint or data set is unsound, or there is no folder to write to.
@@ -67,16 +76,32 @@ def evaluate_checkpoint(
     refuse_equal_prompts(opened, model.tokenizer)
     if datasets:
         screen.say(f"evaluating {identity.checkpoint}{said_of(identity)}")
+    for name, texts in prompts_of(opened).items():
+        screen.say(f"{name}: {texts.words}")
     evidence: list[Evidence] = []
-    results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append)
+    kept: list[str] = []
+
+    def is_there(name: str) -> bool:
+        kept.extend([name] if skip_existing and (results_folder / name).is_file() else [])
+        return name in kept
+
+    results = evaluate_model(model, datasets, "eval", screen, identity, evidence.append, is_there)
     paths = [result.write(results_folder) for result in results]
     if results:
         screen.show(results_table(results))
         for note in notes_of(results):
             screen.say(note)
         screen.say(f"written: {', '.join(map(str, paths))}")
+    if kept:
+        screen.say(f"left out, for {results_folder} has them: {', '.join(kept)}")
     run_folder = run_of(identity.checkpoint or checkpoint)
     return Pass(subject_of(model, identity, run_folder), results, evidence, results_folder, run_folder)
+
+
+def prompts_of(opened: Sequence[OpenedDataset]) -> dict[str, ClassTexts]:
+    """What the model is told of the classes of each set that has a task which tells it."""
+    told = [one.dataset for one in opened if any("prompts" in task.needs for task in one.tasks)]
+    return {dataset.config.name: dataset.prompts for dataset in told}
 
 
 def said_of(identity: ModelIdentity) -> str:
@@ -101,6 +126,7 @@ def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
         precision="fp32",
         checkpoint=str(folder) if folder else checkpoint,
         weights_sha256=sha256(weights) if weights and weights.is_file() else None,
+        checkpoint_sha256=sha256(folder / MANIFEST) if folder and (folder / MANIFEST).is_file() else None,
     )
 
 
@@ -111,6 +137,7 @@ def evaluate_model(
     screen: Screen,
     identity: ModelIdentity | None = None,
     keep: Keep | None = None,
+    is_there: IsThere | None = None,
 ) -> list[EvalResult]:
     """Evaluate a model in memory, with a bar on the terminal."""
     identity = identity or ModelIdentity(model="in memory", precision="fp32")
@@ -120,7 +147,7 @@ def evaluate_model(
         def advance(name: str, done: int, total: int) -> None:
             bar.update(tasks[name], completed=done, total=total)
 
-        return list(evaluate(model, datasets, identity, progress=advance, keep=keep))
+        return list(evaluate(model, datasets, identity, progress=advance, keep=keep, is_there=is_there))
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +161,9 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="split of a CLIP_benchmark folder (default: test)")
     parser.add_argument("--label", default="cls", help="where the class stands in plain shards: cls or json:FIELD")
-    parser.add_argument("--templates", help="a packaged prompt set or a file with one template a line")
+    parser.add_argument("--templates", help="a packaged prompt set, or a .txt, .toml or .json file of prompts")
+    parser.add_argument("--class-names", help="a packaged list, or a .txt, .toml or .json file of class names")
+    parser.add_argument("--language", default="en", help="of packaged templates and class names (default: en)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--group", help="where a sample's category stands: json:FIELD, for the report alone")
 
@@ -150,6 +179,8 @@ def dataset_of(text: str, options: argparse.Namespace) -> EvalDatasetConfig:
         split=options.split,
         label=options.label,
         templates=options.templates,
+        class_names=options.class_names,
+        language=options.language,
         group=options.group,
     )
 

@@ -14,7 +14,7 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
-from mmclip_eval.result import EvalResult, ModelIdentity
+from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_model, identity_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config

@@ -30,12 +30,13 @@ from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
+from mmclip.training.precision import allow_tf32
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
-from mmclip_eval.result import EvalResult
+from mmclip_eval.results.result import EvalResult
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.run.alarms import ALARMS
@@ -48,6 +49,7 @@ from mmclip_launch.run.image_features import encode_once, refuse_learning
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
 from mmclip_launch.run.peers import meet_peers, rank, world_size
+from mmclip_launch.run.precision import agree, settle, settled
 from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
 from mmclip_launch.run.profile import ProfileConfig, profiling
 from mmclip_launch.run.trackers import build_writers
@@ -72,8 +74,11 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     """
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
+    was_auto, config = config.precision == "auto", settle(config, resume)
     checked = preflight(config, resume, screen.warn) if rank() == 0 else None
     accelerator = build_accelerator(config)
+    config = agree(config, accelerator, was_auto)
+    allow_tf32(settled(config))
     share_cores(config, accelerator)
     run = assemble(config, accelerator)
     folder = Path(config.output)
@@ -120,7 +125,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     towers = create(config.model, objective.needs.logit_bias, config.towers)
     ranks = accelerator.num_processes
     micro_batches = config.accumulation.micro_batches(config.global_batch_size, ranks)
-    module = TrainingModule(towers, objective, config.precision, world_size=ranks, micro_batches=micro_batches)
+    module = TrainingModule(towers, objective, settled(config), world_size=ranks, micro_batches=micro_batches)
     if config.precision == "fp64":
         module.double()
     if config.channels_last:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 WIDTH_STEP = 8
 """Columns come in multiples of this, so that few shapes occur."""
-MOST_STATIC_GROUPS = 8
+MOST_STATIC_GROUPS = 4
+"""Each group calls every compiled block once more, forward and backward; on an H200 that costs more than its padding."""
+SMALLEST_STATIC_GROUP = 8
 SMALLEST_SHARE = 64
 """A group of less than 1/64 of the batch joins the next longer one: its kernels would cost more than its padding."""
 
@@ -61,12 +63,12 @@ def plan_groups(
     """Sort captions by length into groups, whose columns are rounded up to multiples of 8 and cut at the context length.
 
     A number asks for exactly so many groups of equal count, the first ones greater by one where it does not divide the
-    batch. `auto` gives each width that occurs its group; for `static_shapes` it is 8 equal ones, fewer below 64 captions.
+    batch. `auto` gives each width that occurs its group; for `static_shapes` it is 4 equal ones, fewer below 32 captions.
     """
     widths = np.minimum(-(-lengths // WIDTH_STEP) * WIDTH_STEP, context_length)
     order = np.argsort(lengths, kind="stable")
     if groups == "auto" and static_shapes:
-        groups = max(1, min(MOST_STATIC_GROUPS, len(lengths) // MOST_STATIC_GROUPS))
+        groups = max(1, min(MOST_STATIC_GROUPS, len(lengths) // SMALLEST_STATIC_GROUP))
     counts = _by_width(widths[order]) if groups == "auto" else _equal(len(lengths), groups)
     if len(counts) == 1:
         return TextPlan(np.arange(len(lengths)), ((len(lengths), int(widths.max())),))

@@ -50,7 +50,7 @@ def test_run_trains_and_resumes_with_the_same_bits(tmp_path: Path):
 
 def test_run_with_fp16_compiled_blocks_and_micro_batches(tmp_path: Path):
     lines = run_to(
-        tmp_path / "half", "--precision", "fp16", "--towers.compile", "--accumulation.micro_batch_size", "32"
+        tmp_path / "half", "--precision", "fp16", "--towers.compile", "True", "--accumulation.micro_batch_size", "32"
     )
     assert len(lines) == STEPS
     assert float(lines[-1]["loss"]) < float(lines[0]["loss"])

@@ -171,7 +171,7 @@ class Features:
         key = self.cache.key
         return np.memmap(self.cache.path, dtype="<f4", mode="r", shape=(key.rows, key.embed_dim))
 
-    def row(self, number: int) -> Float[NDArray[np.float32], " embed"]:
+    def row(self, number: int) -> Float[np.ndarray, " embed"]:
         """The L2-normalised features of a sample, by its place in the source.
 
         Raises:

@@ -120,7 +120,9 @@ class Plan(Order):
         known = self._orders.get(epoch)
         if known is None:
             order = permutation(self.seed, Stream.SHARD_ORDER, epoch, len(self.shard_sizes))
-            known = order, np.concatenate([[0], np.cumsum(self.shard_sizes[order])[:-1]])
+            starts = np.zeros_like(order)
+            np.cumsum(self.shard_sizes[order[:-1]], out=starts[1:])
+            known = order, starts
             if len(self._orders) >= EPOCHS_KEPT:
                 self._orders = {}  # another one: threads may be reading this one
             self._orders[epoch] = known

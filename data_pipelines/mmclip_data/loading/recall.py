@@ -16,7 +16,7 @@ from mmclip_data.loading.captions import captions_of, choose_caption
 class FeatureRows(Protocol):
     """Features of all samples of a source, in its order."""
 
-    def row(self, number: int) -> Float[NDArray[np.float32], " embed"]:
+    def row(self, number: int) -> Float[np.ndarray, " embed"]:
         """The L2-normalised features of one sample.
 
         Raises:

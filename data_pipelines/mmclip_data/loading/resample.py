@@ -89,12 +89,18 @@ def _cut(
     """A contiguous copy of a part; before the picture its edge is repeated, behind it the part just ends."""
     height, width = pixels.shape[:2]
     inside = pixels[max(0, min(y, height)) : max(0, y_end), max(0, min(x, width)) : max(0, x_end)]
-    if surround is None and x >= 0 and y >= 0:
-        copy = scratch.take("cut", inside.shape)
-        np.copyto(copy, inside)
+    # By hand, into memory that is there: numpy.pad takes a tenth of the time of a sample of 256 pixels.
+    above, before = max(0, -y), max(0, -x)
+    rows, columns = inside.shape[:2]
+    if surround is not None:
+        copy = scratch.take("cut", (y_end - y, x_end - x, 3))
+        copy.fill(surround)
+        copy[above : above + rows, before : before + columns] = inside
         return copy
-    before = ((max(0, -y), 0), (max(0, -x), 0), (0, 0))
-    if surround is None:
-        return np.pad(inside, before, mode="edge")
-    rows, columns = y_end - y - inside.shape[0] - before[0][0], x_end - x - inside.shape[1] - before[1][0]
-    return np.pad(inside, ((before[0][0], rows), (before[1][0], columns), (0, 0)), constant_values=surround)
+    copy = scratch.take("cut", (above + rows, before + columns, 3))
+    copy[above:, before:] = inside
+    if above:
+        copy[:above, before:] = inside[:1]
+    if before:
+        copy[:, :before] = copy[:, before : before + 1]
+    return copy

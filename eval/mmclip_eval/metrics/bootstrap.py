@@ -1,9 +1,11 @@
 """Percentile bootstrap over the samples of one data set: how far a figure moves with the draw of its samples.
 
-Every figure is a ratio of two sums over samples. Resampling n samples with replacement depends on them only through how
+Most figures are a ratio of two sums over samples. Resampling n samples with replacement depends on them only through how
 many fall in each distinct kind (numerator, denominator), so the counts of the kinds are drawn from a multinomial: the
-same distribution, without n draws per replicate.
+same distribution, without n draws per replicate. Any other figure is a function of how often each sample was drawn.
 """
+
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +19,10 @@ SEED = 0
 _BLOCK = 1 << 22  # drawn counts held at a time
 
 Interval = tuple[float, float]
+Counts = NDArray[np.int32]
+"""[replicate, sample]: how often a sample was drawn."""
+Statistic = Callable[[Counts], NDArray[np.float64]]
+"""The figure of each replicate; nan where the replicate has none, such as a ranking without a positive."""
 
 
 def ratio_interval(hits: Int[Tensor, " sample"], trials: Int[Tensor, " sample"]) -> Interval:
@@ -47,19 +53,80 @@ def median_interval(values: Int[Tensor, " value"], owner: Int[Tensor, " value"])
     """95 % interval of the median of values of which several may belong to one sample, and are then drawn together."""
     order = values.argsort(stable=True)
     ranked, owners = values[order].numpy(), owner[order].numpy()
-    samples = int(owner.max()) + 1
-    generator = np.random.Generator(np.random.Philox(key=SEED))
-    block = max(1, _BLOCK // (len(ranked) + samples))
-    medians = []
-    for start in range(0, REPLICATES, block):
-        size = min(block, REPLICATES - start)
-        drawn = generator.multinomial(samples, np.full(samples, 1 / samples), size=size)
-        ends = drawn[:, owners].cumsum(axis=1)
+
+    def median(counts: Counts) -> NDArray[np.float64]:
+        ends = counts[:, owners].cumsum(axis=1)
         total = ends[:, -1:]
         # The values at the two middle places of what was drawn, which are the same place where the number is odd.
         low, high = ((ends > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2))
-        medians.append((ranked[low] + ranked[high]) / 2)
-    low, high = np.quantile(np.concatenate(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return (ranked[low] + ranked[high]) / 2
+
+    return statistic_interval([int(owner.max()) + 1], median)
+
+
+def difference_interval(hits: Bool[Tensor, " sample"], others: Bool[Tensor, " other"]) -> Interval:
+    """95 % interval of the accuracy of `hits` minus that of `others`, each resampled by itself."""
+    generator = np.random.Generator(np.random.Philox(key=SEED))
+    first, second = (
+        generator.binomial(len(side), float(side.double().mean()), REPLICATES) / len(side) for side in (hits, others)
+    )
+    return _ends(first - second)
+
+
+def lowest_interval(hits: Sequence[int], sizes: Sequence[int]) -> Interval:
+    """95 % interval of the lowest of several accuracies, each group resampled by itself and the lowest taken anew.
+
+    The replicates are centred on the figure, see `statistic_interval`.
+    """
+    generator = np.random.Generator(np.random.Philox(key=SEED))
+    rates = np.array(hits) / np.array(sizes)
+    lowest = (generator.binomial(sizes, rates, (REPLICATES, len(sizes))) / np.array(sizes)).min(axis=1)
+    return _ends(_centred(lowest, float(rates.min())))
+
+
+def runs_interval(correct: Bool[Tensor, "run sample"]) -> Interval:
+    """95 % interval of an accuracy averaged over several runs on the same samples: runs and samples are both resampled."""
+    generator = np.random.Generator(np.random.Philox(key=SEED))
+    runs, samples = correct.shape
+    drawn_runs = generator.multinomial(runs, np.full(runs, 1 / runs), size=REPLICATES) / runs
+    hits = correct.numpy().astype(np.float64).T
+    accuracies = [counts @ hits / samples for counts in _drawn(generator, [samples])]
+    return _ends((np.concatenate(accuracies) * drawn_runs).sum(axis=1))
+
+
+def statistic_interval(strata: Sequence[int], statistic: Statistic, centre: float | None = None) -> Interval:
+    """95 % interval of a figure that is no ratio of sums, such as a median or an area under a curve.
+
+    The samples lie stratum after stratum, each of a fixed size and resampled by itself; usually there is one. A minimum
+    or a sum of distances moves one way under resampling alone: `centre` shifts its replicates, in [0, 1], so that their
+    median is the figure.
+    """
+    generator = np.random.Generator(np.random.Philox(key=SEED))
+    replicates = np.concatenate([statistic(counts) for counts in _drawn(generator, strata)])
+    return _ends(replicates if centre is None else _centred(replicates, centre))
+
+
+def _drawn(generator: np.random.Generator, strata: Sequence[int]) -> Iterator[Counts]:
+    """The counts of all replicates, block by block."""
+    if not strata or not all(strata):
+        raise ValueError("an interval of no samples is undefined")
+    rows = max(1, _BLOCK // sum(strata))
+    for start in range(0, REPLICATES, rows):
+        size = min(rows, REPLICATES - start)
+        yield np.concatenate([_counts(generator, size, samples) for samples in strata], axis=1)
+
+
+def _counts(generator: np.random.Generator, replicates: int, samples: int) -> Counts:
+    place = generator.integers(samples, size=(replicates, samples)) + samples * np.arange(replicates)[:, None]
+    return np.bincount(place.ravel(), minlength=replicates * samples).reshape(replicates, samples).astype(np.int32)
+
+
+def _centred(replicates: NDArray[np.float64], figure: float) -> NDArray[np.float64]:
+    return np.clip(replicates + (figure - np.nanmedian(replicates)), 0, 1)
+
+
+def _ends(replicates: NDArray[np.float64]) -> Interval:
+    low, high = np.nanquantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -73,8 +140,7 @@ def _interval(numerator: Tensor, denominator: Tensor) -> Interval:
     draws = [
         _ratios(generator.multinomial(len(numerator), counts / len(numerator), size=size), kinds) for size in sizes
     ]
-    low, high = np.quantile(np.concatenate(draws), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return _ends(np.concatenate(draws))
 
 
 def _ratios(counts: NDArray[np.int64], kinds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,8 +12,8 @@ class Estimate:
     interval: tuple[float, float]
     chance: float | None
     """None where there is no guessing."""
-    unit: Literal["fraction", "rank"] = "fraction"
-    """A fraction lies in [0, 1]; ranks count from 1."""
+    unit: Literal["fraction", "difference", "rank"] = "fraction"
+    """A fraction lies in [0, 1], a difference of two in [-1, 1]; ranks count from 1."""
     lower_is_better: bool = False
 
     @property

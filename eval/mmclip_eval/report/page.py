@@ -17,7 +17,7 @@ from mmclip_eval.report.history import History, read_history
 from mmclip_eval.report.overview import overview
 from mmclip_eval.report.scores import gather_results, score_groups, track_end
 from mmclip_eval.report.subject import Subject
-from mmclip_eval.result import EvalResult, recorded_versions
+from mmclip_eval.results.result import EvalResult, recorded_versions
 
 PAGE = Path("report") / "index.html"
 PICTURE_BYTES = 2_400_000

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmclip_eval.result import EvalResult, read_result, task_words
+from mmclip_eval.results.names import task_words
+from mmclip_eval.results.result import EvalResult, read_result
 
 TRACK_ENDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 METRIC_WORDS = {
@@ -66,9 +67,18 @@ def gather_results(folder: Path | None, fresh: Sequence[EvalResult]) -> list[dic
         UserError: a file is no result.
     """
     paths = sorted(folder.glob("*.json")) if folder is not None and folder.is_dir() else []
-    found = {(content["dataset"], content["task"]): content for content in map(read_result, paths)}
-    first = {(result.dataset, result.task): result.to_json() for result in fresh}
-    return [*first.values(), *(content for key, content in found.items() if key not in first)]
+    contents = sorted(map(read_result, paths), key=lambda content: content["run"]["finished"])
+    own = {content["checkpoint"]["weights_sha256"] for content in (result.to_json() for result in fresh)}
+    # Of several checkpoints the page's own come last, and so win; the order on the page is that of the first.
+    contents.sort(key=lambda content: content["checkpoint"]["weights_sha256"] in own)
+    first = {_case(content): content for content in (result.to_json() for result in fresh)}
+    return [*first.values(), *({key: c for c in contents if (key := _case(c)) not in first}.values())]
+
+
+def _case(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was measured, whatever the checkpoint."""
+    prompts = content.get("prompts", {}).get("texts_sha256", "")
+    return content["dataset"], content["task"], content["split"], content["language"], prompts, str(content["options"])
 
 
 def score_groups(results: Sequence[Mapping[str, Any]], weights_sha256: str | None) -> list[ScoreGroup]:
@@ -99,9 +109,9 @@ def _group(content: Mapping[str, Any], weights_sha256: str | None) -> ScoreGroup
     return ScoreGroup(
         dataset=content["dataset"],
         task=task_words(content["task"]),
-        num_samples=content["num_samples"],
+        num_samples=content["n_seen"],
         about=_about(content),
-        scores=tuple(_score(name, value, content) for name, value in content["metrics"].items()),
+        scores=tuple(_score(name, content["metrics"][name], content) for name in content["intervals"]),
         templates=templates[:SHOWN_TEMPLATES],
         more_templates=max(0, len(templates) - SHOWN_TEMPLATES),
         prompts_source=prompts.get("source", ""),
@@ -118,7 +128,7 @@ def _score(metric: str, value: float, content: Mapping[str, Any]) -> Score:
 
 
 def _about(content: Mapping[str, Any]) -> str:
-    parts = [f"{content['num_samples']:,} pictures"]
+    parts = [f"{content['n_seen']:,} pictures"]
     parts += [
         f"{content[key]:,} {key.removeprefix('num_')}" for key in ("num_classes", "num_captions") if key in content
     ]

@@ -118,7 +118,8 @@ def open_folder(config: SourceConfig, root: Root) -> OpenedSamples:
         StoreError: a store does not answer.
     """
     root.refuse_split(config.split)
-    samples = ShardedSamples(config.name, root.shards(config.split, _declared_count(root, config.split)))
+    shards = root.shards(config.split, _declared_count(root, config.split))
+    samples = ShardedSamples(config.name, shards, not config.pictures)
     number, by = counts_beside(samples)
     texts = {name: root.text(name) for name in (CLASS_NAMES, TEMPLATES)}
     lines = {name: lines_of(text, root.place(name)) for name, text in texts.items() if text is not None}

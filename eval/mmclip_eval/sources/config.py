@@ -35,6 +35,8 @@ class SourceConfig:
     """The column of pictures or of their paths; by default of a usual name."""
     image_folder: str | None = None
     """Where relative paths of pictures begin; by default beside the file that names them."""
+    pictures: tuple[str, ...] = ()
+    """Members that hold the pictures of a sample that has several, such as `0.png`, `1.png`; empty: its one picture."""
     num_samples: int | None = None
     """How many samples there must be; another number is an error."""
     on_bad: OnBad = "error"

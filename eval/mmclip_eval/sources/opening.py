@@ -7,15 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 from mmclip.errors import UserError
-from mmclip_eval.sources import clip_benchmark, coop, folder, hf, hub, plain_shards, table
+from mmclip_eval.sources import clip_benchmark, coop, folder, hf, hub, plain_shards, selection_file, table
 from mmclip_eval.sources.config import SourceConfig
 from mmclip_eval.sources.form import Form, OpenedSamples
 
 FORMS: tuple[Form, ...] = (
     hub.FORM,
     clip_benchmark.FORM,
-    table.FORM,
     coop.FORM,
+    selection_file.FORM,
+    table.FORM,
     hf.FORM,
     plain_shards.FORM,
     folder.FORM,

@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
 
 
 def picture_folder(config: SourceConfig, names: Iterable[str]) -> tuple[Path, tuple[str, ...]]:

@@ -27,7 +27,7 @@ def open_shards(config: SourceConfig) -> OpenedSamples:
         UserError: there are none, or a shard holds another number of samples than is said of it.
         StoreError: a store does not answer.
     """
-    samples = ShardedSamples(config.name, expand_places(config.path, config.cache))
+    samples = ShardedSamples(config.name, expand_places(config.path, config.cache), not config.pictures)
     number, by = counts_beside(samples)
     return OpenedSamples(samples, Declared(num_samples=number, counted_by=by))
 

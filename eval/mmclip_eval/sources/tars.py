@@ -22,15 +22,15 @@ from mmclip_data.stores import NotFoundError, Place, RemoteReader, RemoteShard, 
 class ShardedSamples:
     """Random access over several shards; a sample's identity is `name/shard/key`.
 
-    A shard without an index beside it is indexed here, so that read-only folders work. The picture of a sample stands under
-    one of the usual extensions.
+    A shard without an index beside it is indexed here, so that read-only folders work. Each sample has a picture under one of
+    the usual extensions (else it is `bad`), unless `one_picture` is false, as where several stand under names of their own.
 
     Raises:
         UserError: a shard is damaged.
         StoreError: a store does not answer.
     """
 
-    def __init__(self, name: str, shards: Sequence[Place]) -> None:
+    def __init__(self, name: str, shards: Sequence[Place], one_picture: bool = True) -> None:
         self.name = name
         self.shards = list(shards)
         self._indexes = [_index_of(shard) for shard in self.shards]
@@ -44,7 +44,8 @@ class ShardedSamples:
         self.bad: Mapping[int, str] = {}
         """Samples without a picture."""
         self._image_extension: list[str] = []
-        self._find_images()
+        if one_picture:
+            self._find_images()
         self._reader: ShardReader | RemoteReader | None = None
 
     def __len__(self) -> int:

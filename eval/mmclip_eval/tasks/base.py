@@ -32,6 +32,10 @@ class Outcome:
     """How the figures came about, for the result file: plain values."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Finer figures, such as `per_class` and `confusion`."""
+    settings: Mapping[str, int | float | bool] = field(default_factory=dict)
+    """What CLIP_benchmark writes beside its figures though it measures nothing, such as `fewshot_k`."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,7 @@ class Encoded:
     @cached_property
     def class_embed(self) -> Float[Tensor, "class embed"]:
         """The classifier that the set's prompts make; for tasks that need `labelled` and `prompts`."""
-        part = self.dataset.labelled
-        return class_weights(part.class_names, self.dataset.prompts, self.encode_texts)
+        return class_weights(self.dataset.prompts, self.encode_texts)
 
     @cached_property
     def caption_embed(self) -> Float[Tensor, "caption embed"]:

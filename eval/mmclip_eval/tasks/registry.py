@@ -9,10 +9,33 @@ from pydantic import Field, WrapValidator
 from mmclip.errors import UserError
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.tasks.base import EvalTask
+from mmclip_eval.tasks.calibration import Calibration
+from mmclip_eval.tasks.few_shot import FewShot
+from mmclip_eval.tasks.image_caption_selection import ImageCaptionSelection
+from mmclip_eval.tasks.knn import Knn
+from mmclip_eval.tasks.linear_probe import LinearProbe
+from mmclip_eval.tasks.multilabel_classification import MultilabelClassification
+from mmclip_eval.tasks.ood_detection import OodDetection
+from mmclip_eval.tasks.robustness import Robustness
+from mmclip_eval.tasks.tip_adapter import TipAdapterTask
+from mmclip_eval.tasks.worst_group import WorstGroupTask
 from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
 from mmclip_eval.tasks.zero_shot_retrieval import ZeroShotRetrieval
 
-AnyTask = ZeroShotClassification | ZeroShotRetrieval
+AnyTask = (
+    ZeroShotClassification
+    | ZeroShotRetrieval
+    | MultilabelClassification
+    | ImageCaptionSelection
+    | WorstGroupTask
+    | LinearProbe
+    | FewShot
+    | TipAdapterTask
+    | Knn
+    | Calibration
+    | Robustness
+    | OodDetection
+)
 """The union is the registry; where a set declares nothing, the first that fits is taken."""
 
 TASKS: dict[str, type[EvalTask]] = {task().type: task for task in get_args(AnyTask)}

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmclip.config import config
 from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.labelled import Labelled
-from mmclip_eval.prompt_sets import PromptSet, sha256_of
+from mmclip_eval.prompts.prompt_set import ClassTexts, sha256_of
 from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
 from mmclip_eval.zero_shot import accuracy_figures, rank_and_predict
 
@@ -42,12 +42,12 @@ class ZeroShotClassification(EvalTask):
         )
 
 
-def classification_details(part: Labelled, prompts: PromptSet) -> Mapping[str, Any]:
+def classification_details(part: Labelled, texts: ClassTexts) -> Mapping[str, Any]:
     """Which classes and prompts made the classifier."""
     return {
         "num_classes": len(part.class_names),
-        "class_names": {"source": part.class_names_source, "sha256": sha256_of(part.class_names)},
-        "prompts": {"templates": list(prompts.templates), "source": prompts.source, "sha256": prompts.sha256},
+        "class_names": {"source": part.class_names_source, "sha256": sha256_of(part.classes)},
+        "prompts": {**texts.prompts.facts(), "texts_sha256": texts.sha256},
     }
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_eval.eval_dataset import EvalDataset, Part
-from mmclip_eval.prompt_sets import sha256_of
+from mmclip_eval.prompts.prompt_set import sha256_of
 from mmclip_eval.retrieval import RECALL_AT, zero_shot_retrieval
 from mmclip_eval.tasks.base import EvalTask, Outcome, TaskContext
 

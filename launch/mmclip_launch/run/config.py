@@ -20,7 +20,7 @@ from mmclip.training.accumulate import AccumulationConfig
 from mmclip.training.checkpoint import CheckpointConfig
 from mmclip.training.ema import EmaConfig
 from mmclip.training.optim import OptimizerConfig
-from mmclip.training.precision import Precision
+from mmclip.training.precision import PrecisionChoice
 from mmclip.training.progress import LengthConfig
 from mmclip.training.resolution import ResolutionConfig
 from mmclip.training.schedule import ScheduleConfig
@@ -65,8 +65,9 @@ class RunConfig:
     """What it trains on."""
     seed: int = 0
     """Seed of weights, order and augmentation."""
-    precision: Precision = "bf16"
-    """bf16, fp16: autocast, with weights, loss and moments in fp32, fp16 with a loss scaler; fp64 is for proofs."""
+    precision: PrecisionChoice = "auto"
+    """auto: bf16 where it is computed in hardware, else fp32. bf16, fp16: autocast, with weights, loss and moments in fp32,
+    fp16 with a loss scaler; fp64 is for proofs."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: CUDA or MPS where there is one."""
     channels_last: bool = False

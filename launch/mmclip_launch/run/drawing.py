@@ -14,7 +14,7 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import write_page
 from mmclip_eval.report.subject import Subject
-from mmclip_eval.result import EvalResult, ModelIdentity
+from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_launch.screen import Screen
 
 

@@ -16,6 +16,7 @@ from mmclip_data.features.encode_once import SourcePictures, fill, missing_block
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.hooks import Run
+from mmclip_launch.run.precision import settled
 from mmclip_launch.screen import Screen
 
 
@@ -47,7 +48,7 @@ def encode_once(config: RunConfig, accelerator: Accelerator, run: Run, screen: S
     pictures = SourcePictures(loader.source, towers.spec.to_uint8)
     key = FeatureKey(
         tower=tower_hash(towers.backbone.visual),
-        precision=config.precision,
+        precision=settled(config),
         spec=towers.spec,
         source=loader.source.fingerprint,
         rows=len(pictures),
@@ -61,7 +62,7 @@ def encode_once(config: RunConfig, accelerator: Accelerator, run: Run, screen: S
     what = f"{len(mine):,} of {cache.blocks:,} blocks of {key.block_rows:,} to encode" if mine else "all there"
     beside = f"; {len(others)} other keys stand beside it" if others and mine else ""
     screen.say(f"features of {key.rows:,} pictures in {cache.folder}: {what}{beside}")
-    passed = fill(cache, pictures, partial(_embed, towers, config.precision), rank=rank, ranks=ranks)
+    passed = fill(cache, pictures, partial(_embed, towers, settled(config)), rank=rank, ranks=ranks)
     for _ in screen.track(passed, len(mine), "image features"):
         pass
     accelerator.wait_for_everyone()

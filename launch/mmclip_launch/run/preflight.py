@@ -118,12 +118,13 @@ def refuse_equal_prompts(datasets: Sequence[OpenedDataset], tokenizer: Tokenizer
         dataset = opened.dataset
         if not any("prompts" in task.needs for task in opened.tasks):
             continue
-        names, prompts = list(dict.fromkeys(dataset.labelled.class_names)), dataset.prompts
-        first = tokenizer(prompts.fill(names[0]))
-        if len(names) > 1 and all(torch.equal(first, tokenizer(prompts.fill(name))) for name in names[1:]):
+        texts = dataset.prompts
+        different = list({names: index for index, names in enumerate(texts.classes)}.values())
+        first = tokenizer(texts[different[0]])
+        if len(different) > 1 and all(torch.equal(first, tokenizer(texts[index])) for index in different[1:]):
             raise UserError(
-                f"{dataset.config.name}: all {len(names)} classes give the same tokens: the template "
-                f"{prompts.templates[0]!r} is cut at the model's context_length={tokenizer.context_length} before "
+                f"{dataset.config.name}: all {len(different)} classes give the same tokens: the text "
+                f"{texts[different[0]][0]!r} is cut at the model's context_length={tokenizer.context_length} before "
                 "the class name; give a shorter template, or a model with a longer context"
             )
 

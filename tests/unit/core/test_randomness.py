@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from mmclip.randomness import Stream, integer, permutation, step_seed, uniform, words
 
@@ -36,6 +37,20 @@ def test_uniform_lies_in_the_unit_interval_and_is_flat():
 
 def test_integers_reach_every_value_below_the_bound():
     assert {integer(0, Stream.CAPTION, p, 5) for p in range(100)} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 1000, 1 << 14, (1 << 14) + 1])
+def test_permutation_is_the_stable_argsort_of_its_words(length: int):
+    for position in range(5):
+        drawn = words(1, Stream.LANE_ORDER, position, length)
+        expected = np.argsort(drawn, kind="stable")
+        assert np.array_equal(permutation(1, Stream.LANE_ORDER, position, length), expected)
+
+
+def test_permutation_of_words_that_agree_in_their_high_bits(monkeypatch: pytest.MonkeyPatch):
+    close = np.array([7, 2**63, 3, 2**63 + 1, 5, 2**63], dtype=np.uint64)
+    monkeypatch.setattr("mmclip.randomness.words", lambda *_: close)
+    assert permutation(0, Stream.LANE_ORDER, 0, 6).tolist() == [2, 4, 0, 1, 5, 3]
 
 
 def test_permutation_is_one():

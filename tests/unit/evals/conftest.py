@@ -4,7 +4,9 @@ import io
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -64,6 +66,26 @@ class ConstantModel(ColourModel):
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         return torch.full((len(texts), 37), 37**-0.5)
+
+
+@pytest.fixture
+def replicates_of(monkeypatch) -> Callable[[ModuleType, Callable[[], object]], tuple[np.ndarray, np.ndarray]]:
+    """How often each sample was drawn in five replicates, and the figures that a module's bootstrap takes of them."""
+
+    def caught(module: ModuleType, call: Callable[[], object]) -> tuple[np.ndarray, np.ndarray]:
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def interval(strata, statistic, centre=None) -> tuple[float, float]:
+            counts = np.random.default_rng(0).integers(0, 4, (5, sum(strata))).astype(np.int32)
+            kept.append((counts, statistic(counts)))
+            return 0.0, 1.0
+
+        monkeypatch.setattr(module, "statistic_interval", interval)
+        call()
+        (found,) = kept
+        return found
+
+    return caught
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
 """Samples that cannot be used: an error by default; else left out of every task alike, counted, named, and few."""
 
+import io
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from mmclip.errors import BadSampleError, UserError
 from mmclip_data.features.encode import encode_images
 from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
 
 IDENTITY = ModelIdentity(model="colours", precision="fp32")
@@ -84,7 +86,7 @@ def test_the_figures_are_those_of_a_set_without_the_bad_samples(write, write_tar
 def test_counts_and_names_stand_in_the_file(write, colour_model, tmp_path):
     (result, _) = results_of(colour_model, settings_of(write({0: {"png": b"none"}}), on_bad="skip"))
     content = json.loads(result.write(tmp_path / "results").read_text())
-    assert (content["n_seen"], content["n_skipped"], content["n_expected"]) == (6, 1, None)
+    assert (content["n_seen"], content["n_skipped"], content["n_expected"]) == (6, 1, 7)
     assert any("s0000000 cannot be decoded" in note for note in content["notes"])
 
 
@@ -125,6 +127,59 @@ def test_a_sample_of_several_pictures_goes_with_any_of_them(tmp_path, write_tar,
     encode_images(dataset.rows, colour_model.spec.to_uint8, colour_model.embed_uint8, bad=bad)
     assert dataset.leave_out_rows(bad).tolist() == [0, 1, 4, 5]
     assert dataset.rows.sample_of_row.tolist() == [0, 0, 1, 1]
+
+
+def test_a_result_file_has_one_name_before_and_after_a_picture_proves_bad(write, colour_model):
+    settings = settings_of(write({3: {"png": b"none"}}), on_bad="skip")
+    names = [result.file_name for result in results_of(colour_model, settings)]
+    colour_model.image_rows.clear()
+    asked = []
+    done = list(
+        evaluate(colour_model, [settings], IDENTITY, chunk_size=4, is_there=lambda name: not asked.append(name))
+    )
+    assert (asked, done, colour_model.image_rows) == (names, [], [])
+
+
+def test_vectors_of_classes_and_instances_may_be_bad_too(tmp_path, write_tar, picture):
+    vectors = [b"none" if i == 2 else vector(i % 2, 1) for i in range(4)]
+    write_tar(tmp_path / "m" / "test" / "0.tar", [{"png": picture("red"), "npy": data} for data in vectors])
+    (tmp_path / "m" / "test" / "nshards.txt").write_text("1")
+    (tmp_path / "m" / "dataset_type.txt").write_text("multilabel")
+    (tmp_path / "m" / "classnames.txt").write_text("red\nblue\n")
+    settings = {"name": "set", "on_bad": "skip", "templates": "none"}
+    dataset = open_dataset(EvalDatasetConfig(path=str(tmp_path / "m"), **settings)).dataset
+    assert dataset.multilabelled.positive.tolist() == [[False, True], [True, True], [True, True]]
+    assert len(dataset.skipped) == 1
+
+    cases = [{"image_0": "a", "image_1": name, "caption_0": "x", "caption_1": "y"} for name in ("a", "nowhere", "a")]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture("red"))
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
+    dataset = open_dataset(EvalDatasetConfig(path=str(tmp_path / "cases.jsonl"), **settings)).dataset
+    assert (len(dataset.rows), len(dataset.choices.texts), len(dataset.skipped)) == (4, 4, 1)
+
+
+def vector(*values):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values))
+    return buffer.getvalue()
+
+
+def test_a_label_that_is_no_class_names_its_own_sample_beside_bad_ones(write, colour_model):
+    settings = settings_of(write({0: {"cls": None}, 4: {"cls": b"pink"}}), on_bad="skip")
+    with pytest.raises(UserError, match=r"sample set/a\.tar/s0000004: label 'pink' is none of the 5 classes"):
+        results_of(colour_model, settings)
+
+
+def test_the_training_split_has_a_number_of_samples_of_its_own(tmp_path, write_tar, picture, colour_model):
+    for split, times in (("test", 1), ("train", 3)):
+        for number, colour in enumerate(COLOURS[:5] * times):
+            path = tmp_path / split / colour / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(colour))
+    settings = settings_of(tmp_path, tasks=("knn",), class_names=None, num_samples=5)
+    (result,) = results_of(colour_model, settings)
+    assert (result.metrics["knn_acc1"].value, result.num_expected) == (1.0, 5)
 
 
 class Source:

@@ -9,6 +9,8 @@ from mmclip_eval.metrics.bootstrap import (
     mean_per_class_recall_interval,
     median_interval,
     ratio_interval,
+    runs_interval,
+    statistic_interval,
 )
 
 
@@ -60,17 +62,62 @@ def test_a_perfect_score_has_no_spread_and_equal_input_gives_equal_output():
     assert accuracy_interval(half) == accuracy_interval(half)
 
 
+def weighted_mean(values):
+    return lambda counts: counts @ values / counts.sum(axis=1)
+
+
+def test_a_figure_of_the_counts_has_the_interval_of_resampled_samples():
+    values = np.random.default_rng(0).normal(0.5, 0.1, 60)
+    expected = resampled(60, lambda drawn: values[drawn].mean())
+    assert statistic_interval([60], weighted_mean(values)) == pytest.approx(expected, abs=0.003)
+
+
+def test_strata_are_drawn_apart_and_keep_their_sizes():
+    def sizes(counts):
+        assert (counts[:, :20].sum(axis=1) == 20).all()
+        return counts[:, 20:].sum(axis=1) / 5
+
+    assert statistic_interval([20, 5], sizes) == (1.0, 1.0)
+
+
+def test_the_spread_of_several_runs_is_that_of_their_samples_and_of_the_runs():
+    same = (torch.arange(200) < 120).expand(4, 200)
+    assert runs_interval(same) == pytest.approx(accuracy_interval(same[0]), abs=0.01)
+    apart = torch.stack([torch.ones(200, dtype=torch.bool), torch.zeros(200, dtype=torch.bool)])
+    assert runs_interval(apart) == (0.0, 1.0)
+
+
+def test_replicates_are_centred_on_the_figure_where_it_is_given():
+    values = np.random.default_rng(0).normal(0.5, 0.1, 60)
+    low, high = statistic_interval([60], weighted_mean(values))
+    middle = (low + high) / 2
+    shifted = statistic_interval([60], weighted_mean(values), centre=0.3)
+    assert shifted == pytest.approx((low - middle + 0.3, high - middle + 0.3), abs=0.003)
+    assert statistic_interval([60], weighted_mean(values), centre=0.0)[0] == 0.0
+
+
+def test_replicates_without_a_figure_are_left_out():
+    def sometimes(counts):
+        return np.where(counts[:, 0] > 0, 0.25, np.nan)
+
+    assert statistic_interval([10], sometimes) == (0.25, 0.25)
+
+
 def test_draws_in_many_blocks_cover_the_same_interval(monkeypatch):
     labels = torch.arange(200) % 5
     correct = torch.arange(200) % 3 > 0
     whole = mean_per_class_recall_interval(correct, labels)
+    of_counts = statistic_interval([200], weighted_mean(correct.numpy()))
     monkeypatch.setattr(bootstrap, "_BLOCK", 70)
     assert mean_per_class_recall_interval(correct, labels) == pytest.approx(whole, abs=1e-12)
+    assert statistic_interval([200], weighted_mean(correct.numpy())) == pytest.approx(of_counts, abs=1e-12)
 
 
 def test_no_samples_have_no_interval():
     with pytest.raises(ValueError, match="no samples"):
         accuracy_interval(torch.zeros(0, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no samples"):
+        statistic_interval([5, 0], weighted_mean(np.zeros(5)))
 
 
 def test_interval_of_a_median_is_that_of_medians_of_resampled_samples_each_with_all_its_values():

@@ -19,7 +19,7 @@ def test_a_clip_benchmark_folder_declares_its_task_labels_names_and_templates(cl
     assert tasks_of(classification_folder) == ["zero_shot_classification"]
     assert dataset.labelled.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert dataset.labelled.class_names == ("red", "green", "blue")
-    assert dataset.prompts.fill("red") == ["a red thing", "something red"]
+    assert dataset.prompts[0] == ["a red thing", "something red"]
     assert [dataset.samples.sample_id(i) for i in (0, 4)] == ["set/0.tar/s0000000", "set/1.tar/s0000000"]
     assert dataset.notes == ()
 
@@ -93,12 +93,12 @@ def test_missing_templates_are_an_error_and_not_a_default(classification_folder)
     (classification_folder / "zeroshot_classification_templates.txt").unlink()
     with pytest.raises(UserError, match="no templates; set templates to a packaged set"):
         opened(classification_folder)
-    assert opened(classification_folder, templates="simple").prompts.fill("red") == ["a photo of a red."]
+    assert opened(classification_folder, templates="simple").prompts[0] == ["a photo of a red."]
 
 
 def test_a_type_that_is_not_supported_is_named(classification_folder):
-    (classification_folder / "dataset_type.txt").write_text("multilabel")
-    with pytest.raises(UserError, match="'multilabel' is not supported"):
+    (classification_folder / "dataset_type.txt").write_text("captioning")
+    with pytest.raises(UserError, match="'captioning' is not supported"):
         opened(classification_folder)
 
 

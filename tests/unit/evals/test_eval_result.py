@@ -8,8 +8,9 @@ from rich.console import Console
 
 from mmclip.errors import UserError
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.result import EvalResult, ModelIdentity, read_result, result_name
-from mmclip_eval.table import notes_of, results_table
+from mmclip_eval.results.names import result_name
+from mmclip_eval.results.result import EvalResult, ModelIdentity, read_result
+from mmclip_eval.results.table import notes_of, results_table
 
 RESULT = EvalResult(
     dataset="colours",
@@ -21,6 +22,8 @@ RESULT = EvalResult(
     preprocess={"size": (8, 8)},
     device="cpu",
     chunk_size=64,
+    public_task="zeroshot_classification",
+    wall_seconds=1.5,
     notes=("2 of 5 classes have no sample",),
 )
 
@@ -33,10 +36,27 @@ def test_a_written_result_reads_back_with_its_intervals_and_chance_levels(tmp_pa
     assert content["bootstrap"]["level"] == 0.95
 
 
-def test_equal_results_are_equal_bytes_and_leave_no_other_file(tmp_path):
-    first = RESULT.write(tmp_path).read_bytes()
-    assert RESULT.write(tmp_path).read_bytes() == first
-    assert [path.name for path in tmp_path.iterdir()] == ["colours_zero_shot_classification.json"]
+def test_equal_results_have_one_file_and_differ_in_their_time_alone(tmp_path):
+    first = read_result(RESULT.write(tmp_path))
+    second = read_result(RESULT.write(tmp_path))
+    assert {**first, "run": second["run"]} == second
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"colours_runs-a_zeroshot_classification_{first['config_hash'][:10]}.json"
+
+
+def test_the_file_is_a_superset_of_clip_benchmarks(tmp_path):
+    content = read_result(RESULT.write(tmp_path))
+    six = {key: content[key] for key in ("dataset", "model", "pretrained", "task", "metrics", "language")}
+    assert six == {
+        "dataset": "colours",
+        "model": "tiny",
+        "pretrained": "runs/a",
+        "task": "zeroshot_classification",
+        "metrics": {"acc1": 0.75, "acc5": 0.9},
+        "language": "en",
+    }
+    assert (content["n_seen"], content["n_skipped"], content["n_expected"]) == (1234, 0, 1234)
+    assert content["run"]["wall_seconds"] == 1.5
 
 
 def test_a_figure_that_is_not_a_number_never_reaches_a_file(tmp_path):
@@ -46,16 +66,28 @@ def test_a_figure_that_is_not_a_number_never_reaches_a_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_result_of_other_weights_is_not_overwritten(tmp_path):
+def test_checkpoints_of_one_name_and_prompts_of_one_set_have_files_of_their_own(tmp_path):
+    identity = RESULT.identity
+    others = [
+        RESULT,
+        replace(RESULT, identity=replace(identity, weights_sha256="bb")),
+        replace(RESULT, identity=replace(identity, checkpoint="elsewhere/runs/a", weights_sha256="cc")),
+        replace(RESULT, subject={"prompts": "first"}),
+        replace(RESULT, subject={"prompts": "second"}),
+    ]
+    assert len({result.write(tmp_path) for result in others}) == len(list(tmp_path.iterdir())) == len(others)
+
+
+def test_a_file_about_something_else_is_not_overwritten(tmp_path):
     path = RESULT.write(tmp_path)
-    before = path.read_bytes()
-    other = replace(RESULT, identity=replace(RESULT.identity, weights_sha256="bb"))
-    with pytest.raises(UserError, match="belongs to other weights"):
-        other.write(tmp_path)
-    assert path.read_bytes() == before
+    before = path.read_text().replace(RESULT.config_hash, "another")
+    path.write_text(before)
+    with pytest.raises(UserError, match="is about something else"):
+        RESULT.write(tmp_path)
+    assert path.read_text() == before
 
 
-@pytest.mark.parametrize("text", ['{"schema_version": 1, "acc5": NaN}', "{", '{"schema_version": 99}', "[]"])
+@pytest.mark.parametrize("text", ['{"schema_version": 2, "acc5": NaN}', "{", '{"schema_version": 99}', "[]"])
 def test_a_file_that_is_not_strict_or_not_ours_is_refused(tmp_path, text):
     path = tmp_path / "r.json"
     path.write_text(text)
@@ -63,13 +95,12 @@ def test_a_file_that_is_not_strict_or_not_ours_is_refused(tmp_path, text):
         read_result(path)
 
 
-def test_file_names_are_safe_and_no_two_data_sets_share_one():
-    names = ["wds/vtab-cifar10", "wds-vtab-cifar10", "WDS/vtab-cifar10", "../../etc", "..", "x" * 300, "x" * 301, "été"]
-    files = [result_name(name, "zero_shot_retrieval") for name in names]
-    assert len({file.lower() for file in files}) == len(names)
+def test_file_names_are_safe_and_begin_with_what_the_result_is_about():
+    names = ["wds/vtab-cifar10", "WDS/vtab-cifar10", "../../etc", "..", "x" * 300, "été"]
+    files = [result_name(name, "runs/a/checkpoints/step-5", "zeroshot_retrieval", "0" * 64) for name in names]
     assert all(not file.startswith(".") and "/" not in file and len(file) < 200 for file in files)
-    assert result_name("cifar10", "zero_shot_retrieval") == "cifar10_zero_shot_retrieval.json"
-    assert result_name("CIFAR10", "zero_shot_retrieval").startswith("cifar10-")
+    assert files[0] == "wds-vtab-cifar10_a-step-5_zeroshot_retrieval_0000000000.json"
+    assert result_name("a", "local-dir:/x/weights", "t", "1" * 64) == "a_x-weights_t_1111111111.json"
 
 
 def test_the_table_shows_each_figure_beside_its_interval_and_chance():

@@ -12,7 +12,7 @@ import pytest
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.report.page import MOST_SETS, extent_of, write_page
 from mmclip_eval.report.subject import Subject
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
 
 IDENTITY = ModelIdentity(model="colours", precision="fp32", checkpoint="runs/a", weights_sha256="00")

@@ -1,12 +1,13 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mmclip.errors import UserError
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
 
 IDENTITY = ModelIdentity(model="colours", precision="fp32", checkpoint="runs/a", weights_sha256="00")
@@ -105,9 +106,12 @@ def test_the_result_file_says_all_that_produced_it(classification_folder, colour
     assert content["metrics"]["acc1"] == 5 / 6
     assert content["prompts"]["templates"] == ["a {c} thing", "something {c}"]
     assert content["class_names"]["source"].endswith("classnames.txt")
-    assert (content["num_samples"], content["num_classes"]) == (6, 3)
+    assert (content["n_seen"], content["num_classes"]) == (6, 3)
     assert content["preprocess"]["size"] == [8, 8]
-    assert content["checkpoint"] == {"path": "runs/a", "weights_sha256": "00"}
+    assert content["checkpoint"] == {"path": "runs/a", "sha256": None, "weights_sha256": "00"}
+    assert (content["task"], content["task_type"]) == ("zeroshot_classification", "zero_shot_classification")
+    assert len(content["prompts"]["texts_sha256"]) == 64
+    assert content["run"]["wall_seconds"] >= 0
     assert content["versions"]["torch"] == torch.__version__
     assert content["dataset_fingerprint"]
     assert {"dataset", "model", "pretrained", "task", "metrics", "language"} <= set(content)
@@ -118,3 +122,22 @@ def test_progress_is_reported_with_the_name_of_the_set(classification_folder, co
     datasets = [EvalDatasetConfig(name="colours", path=str(classification_folder))]
     list(evaluate(colour_model, datasets, IDENTITY, chunk_size=4, progress=lambda *step: seen.append(step)))
     assert seen == [("colours", 4, 6), ("colours", 6, 6)]
+
+
+def test_a_result_that_is_there_is_not_worked_out_again_and_another_prompt_or_label_is(
+    classification_folder, colour_model
+):
+    settings = EvalDatasetConfig(name="colours", path=str(classification_folder))
+    (first,) = evaluate(colour_model, [settings], IDENTITY)
+    rows = len(colour_model.image_rows)
+    again = list(evaluate(colour_model, [settings], IDENTITY, is_there=lambda name: name == first.file_name))
+    assert (again, len(colour_model.image_rows)) == ([], rows)
+    changed = [
+        replace(settings, templates="simple"),
+        replace(settings, class_names=("red", "green", ("blue", "azure"))),
+        replace(settings, name="others"),
+    ]
+    names = [result.file_name for other in changed for result in evaluate(colour_model, [other], IDENTITY)]
+    (other_weights,) = evaluate(colour_model, [settings], replace(IDENTITY, weights_sha256="11"))
+    (other_seed,) = evaluate(colour_model, [settings], IDENTITY, seed=1)
+    assert len({first.file_name, *names, other_weights.file_name, other_seed.file_name}) == 6

@@ -13,7 +13,7 @@ from mmclip.errors import UserError
 from mmclip_eval import datasets
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.result import ModelIdentity
+from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
 from mmclip_eval.tasks.base import EvalTask, Outcome, Related
 from mmclip_eval.tasks.registry import TASKS

@@ -134,7 +134,7 @@ def test_folder_of_pictures_becomes_shards_that_train_and_evaluate(
     assert verb("train run.toml --precision fp32") == 0
     (result,) = (tmp_path / "run" / "results").glob("*.json")
     scores = json.loads(result.read_text())
-    assert scores["num_samples"] == 24
+    assert scores["n_seen"] == 24
     assert scores["metrics"]["acc1"] > 0.9
     assert scores["chance"]["acc1"] == 0.5
     assert verb("eval run --output elsewhere") == 0

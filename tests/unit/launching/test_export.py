@@ -115,7 +115,7 @@ def test_card_table_is_that_of_the_results(trained: Path, exported: Path):
         for name, value in result["metrics"].items():
             low, high = result["intervals"][name]
             figures = [f"{value:.4f}", f"{low:.4f} to {high:.4f}", f"{result['chance'][name]:.4f}"]
-            expected.append([result["dataset"], name, *figures, f"{result['num_samples']:,}"])
+            expected.append([result["dataset"], name, *figures, f"{result['n_seen']:,}"])
     rows = rows_of(card, "Evaluation")
     assert [[row[0], row[2].replace("\\", ""), *row[3:7]] for row in rows] == expected
     assert len(expected) >= 4

@@ -73,7 +73,7 @@ FLAGS = {
     "one value of two": (["--data.augment.crop_area", "0"], "^flags: --data.augment.crop_area: expected 2 values"),
     "no such choice": (
         ["--precision", "fp8"],
-        "^flags: --precision: expected one of 'fp32', 'bf16', 'fp16', 'fp64', got 'fp8'$",
+        "^flags: --precision: expected one of 'auto', 'fp32', 'bf16', 'fp16', 'fp64', got 'fp8'$",
     ),
     "refused by the class": (["--seed", "-1"], "^flags: seed=-1: expected an integer from 0 "),
     "refused by a class within": (["--optimizer.lr", "50"], "^flags: optimizer.lr=50.0: expected a learning rate"),

@@ -69,7 +69,7 @@ def test_the_step_benchmark_compares_sides_that_agree(bench: dict[str, ModuleTyp
     peer = bench["trainers"].Peer(cfg, ours.towers.backbone.state_dict(), CPU)
     text, text_difference = step.text_rows(ours, peer, bench["captions"].captions(16, cfg["text_cfg"], 1), 1)
     steps, loss_difference = step.step_rows(ours, peer, cfg, 8, 1)
-    rows = [*steps, *text, *step.optimizer_rows(ours, peer, 1)]
+    rows = [*steps, *text, *step.optimizer_rows("optimizer", ours, peer, 1)]
     cases = ("b32_fp32", "b32_bf16_vs_fp32", "text_tower", "optimizer")
     assert [(row.case, row.metric) for row in rows] == [
         (case, f"{m} seconds") for case in cases for m in ("CPU", "wall")

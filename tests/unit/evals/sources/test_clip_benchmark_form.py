@@ -20,7 +20,7 @@ def vector(*values, dtype: Any = np.int64):
 def same(one, other):
     assert one.labelled.labels.tolist() == other.labelled.labels.tolist()
     assert one.labelled.class_names == other.labelled.class_names
-    assert one.prompts.templates == other.prompts.templates
+    assert one.prompts.prompts.templates == other.prompts.prompts.templates
     assert [one.samples.image_bytes(i) for i in range(6)] == [other.samples.image_bytes(i) for i in range(6)]
     assert one.samples.fingerprint == other.samples.fingerprint
 
@@ -151,11 +151,11 @@ def faces(wilds):
 
 def test_the_lines_of_one_objective_are_taken(faces, opened):
     age = opened(faces, objective="age", label="npy:2")
-    assert (age.labelled.class_names, age.prompts.templates) == (("young", "old"), ("a {c} person",))
+    assert (age.labelled.class_names, age.prompts.prompts.templates) == (("young", "old"), ("a {c} person",))
     assert age.labelled.class_names_source.endswith("classnames.txt, age")
     gender = opened(faces, objective="gender", label="npy:2")
     assert gender.labelled.class_names == ("male", "female", "none: unknown")
-    assert gender.prompts.templates == ("a {c}", "one {c}")
+    assert gender.prompts.prompts.templates == ("a {c}", "one {c}")
 
 
 def test_an_objective_must_be_chosen_among_those_that_are_there(faces, opened):

@@ -163,7 +163,7 @@ def test_names_of_several_labels_a_row_are_the_class_names(tmp_path, picture, in
 
 def test_a_row_without_a_picture_is_named_or_left_out(tmp_path, picture, colour_model):
     from mmclip_eval.datasets import EvalDatasetConfig
-    from mmclip_eval.result import ModelIdentity
+    from mmclip_eval.results.result import ModelIdentity
     from mmclip_eval.suite import evaluate
 
     path = save(rows_of(picture, broken=(1,)), tmp_path, "saved")

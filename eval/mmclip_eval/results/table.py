@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.result import EvalResult, task_words
+from mmclip_eval.results.names import task_words
+from mmclip_eval.results.result import EvalResult
 
 COLUMNS = ("data set and metric", "value", "95 % interval", "chance", "n")
 

@@ -1,14 +1,13 @@
 """`EvalResult`: what one (checkpoint, data set, task) gave, as one strict JSON file.
 
-A superset of CLIP_benchmark's result file: its six keys and its metric names, and what it takes to repeat them.
+A superset of CLIP_benchmark's result file: its six keys, its names of tasks and metrics, and what it takes to repeat them.
 """
 
-import hashlib
 import json
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +17,12 @@ from mmclip.errors import UserError
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.metrics.bootstrap import LEVEL, REPLICATES, SEED
 from mmclip_eval.metrics.estimate import Estimate
+from mmclip_eval.results.names import hash_of, result_name
+from mmclip_eval.results.record import Record
 from mmclip_eval.tasks.base import Table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORDED_PACKAGES = ("mmclip", "torch", "open_clip_torch", "numpy", "pillow")
-MAX_STEM = 100
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,13 @@ class ModelIdentity:
     """Path of the checkpoint; None for weights that were never saved."""
     weights_sha256: str | None = None
     """Of the weights file."""
+    checkpoint_sha256: str | None = None
+    """Of the manifest that seals a checkpoint of ours; None for weights of others."""
+
+    @property
+    def weights(self) -> str:
+        """The hash of the weights, else the nearest to a name that they have."""
+        return self.weights_sha256 or self.checkpoint or self.model
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class EvalResult:
     metrics: Mapping[str, Estimate]
     identity: ModelIdentity
     num_samples: int
+    """Samples that the figures are about."""
     dataset_fingerprint: str
     preprocess: Mapping[str, Any]
     device: str
@@ -62,82 +70,96 @@ class EvalResult:
     """Of the definition of its figures."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The task's own, as they stand in a configuration."""
+    settings: Mapping[str, int | float | bool] = field(default_factory=dict)
+    """Stand among the metrics as in CLIP_benchmark's files, though they measure nothing."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """Finer figures, such as those of each class."""
+    public_task: str = ""
+    """CLIP_benchmark's spelling of the task; empty: it is the same."""
     num_skipped: int = 0
-    """Samples that could not be read and were left out."""
+    """Samples of the set that are in no figure."""
     num_expected: int | None = None
-    """How many samples, with those, are declared."""
+    """Samples that the set declares; None: it declares no number, so that those which are there were expected."""
+    subject: Mapping[str, Any] = field(default_factory=dict)
+    """What the result is of, in plain values: two results with the same subject have the same figures."""
+    wall_seconds: float | None = None
+    """That the task took, and what it had to encode."""
+
+    @property
+    def config_hash(self) -> str:
+        """Of the subject."""
+        plain = {"weights": self.identity.weights, "dataset": self.dataset_fingerprint, "task": self.task}
+        return hash_of(self.subject or {**plain, "name": self.dataset, "split": self.split, "options": self.options})
+
+    @property
+    def file_name(self) -> str:
+        """What it is about, for people, and a hash of the whole of it: no two share a file."""
+        where = self.identity.checkpoint or self.identity.model
+        return result_name(self.dataset, where, self.public_task or self.task, self.config_hash)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
         identity = self.identity
+        there = self.num_samples + self.num_skipped
         return {
             "schema_version": SCHEMA_VERSION,
             "dataset": self.dataset,
-            "task": self.task,
-            "task_version": self.task_version,
-            "options": dict(self.options),
-            "language": self.language,
             "model": identity.model,
             "pretrained": identity.checkpoint or "",
-            "metrics": {name: estimate.value for name, estimate in self.metrics.items()},
+            "task": self.public_task or self.task,
+            "metrics": {name: estimate.value for name, estimate in self.metrics.items()} | dict(self.settings),
+            "language": self.language,
+            "task_type": self.task,
+            "task_version": self.task_version,
+            "options": dict(self.options),
             "intervals": {name: list(estimate.interval) for name, estimate in self.metrics.items()},
             "chance": {name: estimate.chance for name, estimate in self.metrics.items()},
             "units": {name: estimate.unit for name, estimate in self.metrics.items()},
             "lower_is_better": [name for name, estimate in self.metrics.items() if estimate.lower_is_better],
             "bootstrap": {"method": "percentile", "level": LEVEL, "replicates": REPLICATES, "seed": SEED},
-            "num_samples": self.num_samples,
             "n_seen": self.num_samples,
             "n_skipped": self.num_skipped,
-            "n_expected": self.num_expected,
+            "n_expected": there if self.num_expected is None else self.num_expected,
             **self.details,
             "split": self.split,
             "dataset_fingerprint": self.dataset_fingerprint,
-            "checkpoint": {"path": identity.checkpoint, "weights_sha256": identity.weights_sha256},
+            "checkpoint": {
+                "path": identity.checkpoint,
+                "sha256": identity.checkpoint_sha256,
+                "weights_sha256": identity.weights_sha256,
+            },
             "preprocess": dict(self.preprocess),
             "precision": identity.precision,
             "device": self.device,
             "chunk_size": self.chunk_size,
             "versions": recorded_versions(),
+            "config_hash": self.config_hash,
+            "run": {"finished": datetime.now(UTC).isoformat(timespec="seconds"), "wall_seconds": self.wall_seconds},
             "notes": list(self.notes),
             "tables": {name: _plain(table) for name, table in self.tables.items()},
         }
 
     def write(self, folder: Path) -> Path:
-        """Write the file into `folder`, atomically; a file of the same checkpoint is replaced.
+        """Write the file into `folder`, atomically; one about the same is replaced, no other is touched.
 
         Raises:
-            UserError: the file that is there came from other weights.
+            UserError: the file of that name is about something else.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / result_name(self.dataset, self.task)
+        path = folder / self.file_name
         content = self.to_json()
-        if path.exists():
-            _refuse_other_weights(path, content["checkpoint"]["weights_sha256"])
+        if path.exists() and read_result(path)["config_hash"] != content["config_hash"]:
+            raise UserError(f"result {path} is about something else: give --output another folder, or remove the file")
         with atomic_file(path) as handle:
             handle.write(_text_of(content).encode())
         return path
 
 
-def result_name(dataset: str, task: str) -> str:
-    """File name of a result; a data set's name that had to be changed gets a hash, so that no two share a file."""
-    stem = re.sub(r"[^a-z0-9._-]+", "-", dataset.lower()).strip(".-")[:MAX_STEM]
-    if stem != dataset:  # lower case, because some file systems do not tell A from a
-        stem = f"{stem}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}".lstrip("-")
-    return f"{stem}_{task}.json"
-
-
-def task_words(task: str) -> str:
-    """A task's name as a person says it."""
-    return task.replace("_", " ").replace("zero shot", "zero-shot").replace("few shot", "few-shot")
-
-
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a result file as strict JSON.
+    """Read a result file of ours as strict JSON.
 
     Raises:
-        UserError: the file is not JSON, holds NaN or Infinity, or is of a later schema.
+        UserError: the file is not JSON, holds NaN or Infinity, or is of another schema.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -145,8 +167,40 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UserError(f"result {path} cannot be read: {error}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION:
-        raise UserError(f"result {path}: schema version {found!r}, this mmclip reads {SCHEMA_VERSION}")
+        raise UserError(
+            f"result {path}: schema version {found!r}, this mmclip reads {SCHEMA_VERSION}: evaluate again, and remove it"
+        )
     return content
+
+
+def record_of(path: Path) -> Record:
+    """A file of ours as a line of a table.
+
+    Raises:
+        UserError: it is of another schema, or lacks a part.
+    """
+    content = read_result(path)
+    prompts = content.get("prompts", {})
+    facts = {name: content[name] for name in ("split", "n_seen", "n_skipped", "n_expected", "precision", "device")}
+    facts |= {"weights_sha256": content["checkpoint"]["weights_sha256"]}
+    facts |= {"prompts_source": prompts.get("source"), "prompts_sha256": prompts.get("texts_sha256")}
+    return Record(
+        **{key: content[key] for key in ("dataset", "model", "pretrained", "task", "language", "metrics")},
+        origin="mmclip",
+        path=str(path),
+        intervals=content["intervals"],
+        chance=content["chance"],
+        facts=facts,
+        variant=_variant(content, prompts),
+        finished=content["run"]["finished"],
+    )
+
+
+def _variant(content: Mapping[str, Any], prompts: Mapping[str, Any]) -> str:
+    """The prompts by their short source and hash, and the options of the task that are set."""
+    source = str(prompts.get("source", "")).partition(" (")[0]
+    told = [f"{source.removeprefix('mmclip:')} {prompts['texts_sha256'][:6]}"] if prompts else []
+    return ", ".join([*told, *(f"{name}={value}" for name, value in content["options"].items())])
 
 
 def recorded_versions() -> dict[str, str]:
@@ -169,15 +223,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # run from a source tree that was never installed
         return "not installed"
-
-
-def _refuse_other_weights(path: Path, weights_sha256: str | None) -> None:
-    there = read_result(path).get("checkpoint", {}).get("weights_sha256")
-    if there != weights_sha256:
-        raise UserError(
-            f"result {path} belongs to other weights (sha256 {there}, now {weights_sha256}): give this checkpoint "
-            "a folder of its own, or remove the file"
-        )
 
 
 def _refuse_constant(text: str) -> NoReturn:
