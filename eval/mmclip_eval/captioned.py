@@ -10,6 +10,7 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_captions
 from mmclip_eval.samples import Samples
+from mmclip_eval.some_samples import read_each
 
 
 @dataclass(frozen=True)
@@ -22,26 +23,35 @@ class Captioned:
     notes: tuple[str, ...]
 
 
-def read_captioned(samples: Samples, places: Sequence[str]) -> Captioned:
-    """Read the captions of every sample from all of `places`; blank ones are left out and counted.
+def read_captioned(
+    samples: Samples, places: Sequence[str], newline_escapes: bool = False, bad: dict[int, str] | None = None
+) -> Captioned:
+    r"""Read the captions of every sample from all of `places`; blank ones are left out and counted.
+
+    With `newline_escapes` the two characters `\n` in a caption stand for a line break. Samples without a caption go to
+    `bad` where it is given.
 
     Raises:
-        UserError: a sample has no caption.
+        UserError: a sample has no caption, and `bad` is None.
     """
     fields = [parse_field(place, f"{samples.name}.captions") for place in places]
     extensions = {field.extension for field in fields}
     captions: list[str] = []
     owners: list[int] = []
     blank = 0
-    for i in range(len(samples)):
-        members, sample_id = samples.members(i, extensions), samples.sample_id(i)
+
+    def read(index: int) -> list[str]:
+        members, sample_id = samples.members(index, extensions), samples.sample_id(index)
         found = [caption for field in fields for caption in read_captions(field, members, sample_id)]
-        own = [caption for caption in found if caption]
-        blank += len(found) - len(own)
-        if not own:
+        if not any(found):
             raise UserError(f"sample {sample_id} has no caption at {', '.join(places)}: add one, or take it out")
+        return found
+
+    for position, (_, found) in enumerate(read_each(samples, read, bad)):
+        own = [caption.replace("\\n", "\n") if newline_escapes else caption for caption in found if caption]
+        blank += len(found) - len(own)
         captions.extend(own)
-        owners.extend([i] * len(own))
+        owners.extend([position] * len(own))
     return Captioned(tuple(captions), torch.tensor(owners), tuple(_notes(captions, blank)))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_captions
 from mmclip_eval.samples import Samples
+from mmclip_eval.some_samples import read_each
 
 
 @dataclass(frozen=True)
@@ -21,24 +22,30 @@ class Choices:
     """Index of the sample that each caption stands in."""
 
 
-def read_choices(samples: Samples, places: Sequence[str]) -> Choices:
+def read_choices(samples: Samples, places: Sequence[str], bad: dict[int, str] | None = None) -> Choices:
     """Read the captions of every sample from all of `places`, one place after the other.
 
+    Samples without captions, or with a blank one, whose place in the list would be lost, go to `bad` where it is given.
+
     Raises:
-        UserError: a sample has no caption, or a blank one, whose place in the list would be lost.
+        UserError: there is such a sample, and `bad` is None.
     """
     fields = [parse_field(place, f"{samples.name}.captions") for place in places]
     extensions = {field.extension for field in fields}
     texts: list[str] = []
     owners: list[int] = []
-    for i in range(len(samples)):
-        members, sample_id = samples.members(i, extensions), samples.sample_id(i)
+
+    def read(index: int) -> list[str]:
+        members, sample_id = samples.members(index, extensions), samples.sample_id(index)
         own = [text for field in fields for text in read_captions(field, members, sample_id)]
         if not all(own) or not own:
             raise UserError(
                 f"sample {sample_id}: expected captions at {', '.join(places)}, the right one first and none blank, got "
                 f"{own!r:.120}"
             )
+        return own
+
+    for position, (_, own) in enumerate(read_each(samples, read, bad)):
         texts.extend(own)
-        owners.extend([i] * len(own))
+        owners.extend([position] * len(own))
     return Choices(tuple(texts), torch.tensor(owners))

@@ -2,15 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_data.shards.expand import expand_shards
-from mmclip_eval.clip_benchmark_layout import is_clip_benchmark_folder, read_clip_benchmark_folder
-from mmclip_eval.eval_dataset import Declared, EvalDataset, SetConfig
-from mmclip_eval.sharded_samples import ShardedSamples
-from mmclip_eval.sources.selection_file import SelectionFile, is_selection_file
+from mmclip_eval.eval_dataset import EvalDataset, SetConfig
+from mmclip_eval.sources.opening import open_source
 from mmclip_eval.tasks.base import EvalTask, Related
 from mmclip_eval.tasks.registry import TaskConfig, own_task
 
@@ -50,7 +46,7 @@ class OpenedDataset:
 
 
 def open_dataset(settings: EvalDatasetConfig, suite: Sequence[SetConfig] = ()) -> OpenedDataset:
-    """Index the shards, read what the tasks need of every sample, and check all of it before anything is encoded.
+    """Index the samples, read what the tasks need of every sample, and check all of it before anything is encoded.
 
     `suite` holds the sets that a task may name as related ones.
 
@@ -61,6 +57,8 @@ def open_dataset(settings: EvalDatasetConfig, suite: Sequence[SetConfig] = ()) -
     tasks: Sequence[EvalTask] = settings.tasks or (own_task(dataset),)
     if settings.group is not None:
         dataset.read(("groups",))
+    for task in tasks:  # all of them first: a sample that lacks what one needs may be left out of all
+        dataset.read(task.needs)
     return OpenedDataset(dataset, tuple(_measured(task, dataset, suite) for task in dict.fromkeys(tasks)))
 
 
@@ -68,31 +66,14 @@ def open_samples(settings: SetConfig) -> EvalDataset:
     """Index the samples of a set; of what is known of them nothing is read yet.
 
     Raises:
-        UserError: there are none, or what the folder declares is not what it holds.
+        UserError: there are none, or what is declared is not what is there.
+        StoreError: a store does not answer.
     """
-    if is_selection_file(Path(settings.path)):
-        return _open_selection(settings)
-    place, one_picture = (Path(settings.path), settings.split), not settings.pictures
-    if not is_clip_benchmark_folder(*place):
-        shards = expand_shards(settings.path)
-        return EvalDataset(settings, ShardedSamples(settings.name, shards, one_picture), Declared())
-    folder = read_clip_benchmark_folder(*place)
-    declared = Declared(folder.dataset_type, folder.class_names, folder.templates, captions=("txt:lines",))
-    return EvalDataset(settings, ShardedSamples(settings.name, folder.shards, one_picture), declared)
-
-
-def _open_selection(settings: SetConfig) -> EvalDataset:
-    folder = Path(settings.image_folder) if settings.image_folder else None
-    samples = SelectionFile(settings.name, Path(settings.path), folder)
-    return EvalDataset(
-        settings,
-        samples,
-        Declared("image_caption_selection", pictures=samples.pictures, captions=("json:captions",)),
-    )
+    opened = open_source(settings)
+    return EvalDataset(settings, opened.samples, opened.declared)
 
 
 def _measured(task: EvalTask, dataset: EvalDataset, suite: Sequence[SetConfig]) -> Measured:
-    dataset.read(task.needs)
     wanted = task.related(dataset.config, {settings.name: settings for settings in suite})
     related = {role: _open_related(other, dataset) for role, other in wanted.items()}
     task.check(dataset, related)

@@ -1,8 +1,12 @@
 """`EvalDataset`: an opened evaluation set, of which each part is read once, when a task first needs it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
@@ -12,11 +16,16 @@ from mmclip_eval.fields import parse_field
 from mmclip_eval.groups import Groups, read_groups
 from mmclip_eval.labelled import Labelled, read_labelled
 from mmclip_eval.multilabelled import Multilabelled, read_multilabelled
-from mmclip_eval.picture_rows import PictureRows
+from mmclip_eval.picture_rows import PictureRows, without_picture
 from mmclip_eval.prompts.packaged import ENGLISH
 from mmclip_eval.prompts.prompt_set import ClassTexts
-from mmclip_eval.prompts.reading import load_prompts
+from mmclip_eval.prompts.reading import Names, load_prompts
 from mmclip_eval.samples import Samples
+from mmclip_eval.skipped import Skipped
+from mmclip_eval.sources.config import SourceConfig
+from mmclip_eval.sources.counts import refuse_other_count
+from mmclip_eval.sources.form import Declared
+from mmclip_eval.text_lines import Lines
 
 T = TypeVar("T")
 Part = Literal["labelled", "prompts", "multilabelled", "multilabel_prompts", "captioned", "choices", "groups"]
@@ -24,23 +33,15 @@ Part = Literal["labelled", "prompts", "multilabelled", "multilabel_prompts", "ca
 
 
 @config
-class SetConfig:
+class SetConfig(SourceConfig):
     """Where the samples of an evaluation set lie, and where each keeps what is known of it."""
 
-    name: str
-    """Stands in results and file names; unique within a suite."""
-    path: str
-    """A folder in CLIP_benchmark's layout, shards (a folder, a pattern, `embedded:emoji/...`), or a JSON file of instances."""
-    image_folder: str | None = None
-    """Where the pictures lie that a file of instances names (SugarCrepe, Winoground, ARO); None: images/ beside it."""
-    split: str = "test"
-    """Which split of a CLIP_benchmark folder; other shards have no splits."""
     label: str = "cls"
-    """Where the class of a sample stands: `cls` (index or name) or `json:FIELD`."""
+    """Where the class of a sample stands: `cls` (index or name), `json:FIELD`, or `npy:INDEX` of a vector."""
     captions: tuple[str, ...] = ()
-    """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: `txt`, by line in a CLIP_benchmark folder."""
-    pictures: tuple[str, ...] = ()
-    """Members that hold the pictures of a sample that has several, such as `0.png`, `1.png`; empty: its one picture."""
+    """Where captions stand: `txt`, `txt:lines`, `json:FIELD`; empty: where sets of this form have them."""
+    newline_escapes: bool = False
+    """Read the two characters `\\n` in a caption as a line break: CLIP_benchmark writes it so, and does not read it so."""
     class_names: str | tuple[str | tuple[str, ...], ...] | None = None
     """A packaged list, a file, or the names (several of one class as a list); None: the folder's own, else the labels."""
     templates: str | tuple[str, ...] | None = None
@@ -51,32 +52,58 @@ class SetConfig:
     """Where a sample's category stands, such as `json:category`: for the report and for figures of the worst group."""
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What a set says of itself, beside its samples; None where it says nothing."""
-
-    dataset_type: str | None = None
-    """CLIP_benchmark's word for the task: classification, retrieval, multilabel."""
-    class_names: str | None = None
-    """A file with one name a line."""
-    templates: str | None = None
-    """A file with one template a line."""
-    pictures: tuple[str, ...] = ()
-    """Members that hold the pictures of a sample that has several."""
-    captions: tuple[str, ...] = ("txt",)
-    """Where captions stand unless the configuration says otherwise."""
-
-
 class EvalDataset:
-    """Samples with what their configuration and their folder say of them."""
+    """Samples with what their configuration and their folder say of them.
+
+    Raises:
+        UserError: there are more samples or fewer than are declared, or some are of no use and none may be.
+    """
 
     def __init__(self, settings: SetConfig, samples: Samples, declared: Declared) -> None:
         self.config = settings
-        self.samples = samples
         self.declared = declared
-        self.rows = PictureRows(samples, settings.pictures or declared.pictures)
-        """What is encoded: a row a picture."""
+        self.whole = samples
+        """With those that are left out."""
+        self.num_expected = refuse_other_count(settings.name, settings.num_samples, declared, len(samples))
+        """How many samples are declared; None where nothing says it."""
+        self.skipped = Skipped(samples, settings.max_bad if settings.on_bad == "skip" else None)
+        """Samples that no task sees."""
+        self._places = settings.pictures or declared.pictures
         self._parts: dict[str, Any] = {}
+        self.leave_out(without_picture(samples, self._places))
+
+    def leave_out(self, bad: Mapping[int, str]) -> None:
+        """Leave samples, by their index in `samples`, out of all that is read from now on; each with the reason.
+
+        Raises:
+            UserError: there are more of them than may be.
+        """
+        self._leave_out(bad)
+        self._before_encoding = self.samples
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the samples that are encoded: known before that, and the same after it."""
+        return self._before_encoding.fingerprint
+
+    def _leave_out(self, bad: Mapping[int, str]) -> None:
+        self.samples = self.skipped.leave_out(bad)
+        self.rows = PictureRows(self.samples, self._places)
+        """What is encoded: a row a picture."""
+        self._parts.clear()
+
+    def leave_out_rows(self, bad: Mapping[int, str]) -> Int[Tensor, " row"]:
+        """Leave out the samples of rows whose picture is of no use; returns which rows are left.
+
+        Raises:
+            UserError: there are more of them than may be.
+        """
+        sample_of_row = self.rows.sample_of_row
+        samples: dict[int, str] = {}
+        for row, reason in sorted(bad.items()):
+            samples.setdefault(int(sample_of_row[row]), reason)
+        self._leave_out(samples)
+        return (~torch.isin(sample_of_row, torch.tensor(list(samples), dtype=torch.long))).nonzero()[:, 0]
 
     def read(self, parts: Sequence[Part]) -> None:
         """Read and check parts, so that nothing about them can fail once pictures are encoded.
@@ -91,38 +118,51 @@ class EvalDataset:
     @property
     def labelled(self) -> Labelled:
         """The class of each sample."""
-        return self._once("labelled", self._read_labelled)
+        settings, declared = self.config, self.declared
+        own = declared.own_classes if settings.label == "cls" else None
+        read = partial(
+            read_labelled,
+            label=settings.label,
+            class_names=self._class_names,
+            language=settings.language,
+            own_classes=own,
+        )
+        return self._once("labelled", read)
 
     @property
     def multilabelled(self) -> Multilabelled:
         """The classes of each sample, where it may show several."""
-        return self._once("multilabelled", self._read_multilabelled)
+        settings = self.config
+        label = "npy" if settings.label == "cls" else settings.label
+        read = partial(read_multilabelled, label=label, class_names=self._class_names, language=settings.language)
+        return self._once("multilabelled", read)
 
     @property
     def prompts(self) -> ClassTexts:
         """What the text tower is told of each class."""
-        return self._once("prompts", lambda: self._read_prompts(self.labelled))
+        return self._once("prompts", lambda samples, bad: self._read_prompts(self.labelled))
 
     @property
     def multilabel_prompts(self) -> ClassTexts:
         """What the text tower is told of each class, where a sample may show several."""
-        return self._once("multilabel_prompts", lambda: self._read_prompts(self.multilabelled))
+        return self._once("multilabel_prompts", lambda samples, bad: self._read_prompts(self.multilabelled))
 
     @property
     def captioned(self) -> Captioned:
         """The captions of each sample."""
-        return self._once("captioned", lambda: read_captioned(self.samples, self.caption_places))
+        escapes = self.config.newline_escapes
+        return self._once("captioned", partial(read_captioned, places=self.caption_places, newline_escapes=escapes))
 
     @property
     def choices(self) -> Choices:
         """The captions that the pictures of each sample choose among."""
-        return self._once("choices", lambda: read_choices(self.samples, self.caption_places))
+        return self._once("choices", partial(read_choices, places=self.caption_places))
 
     @property
     def groups(self) -> Groups | None:
         """The category of each sample; None where `group` names no place."""
         place = self.config.group
-        return None if place is None else self._once("groups", lambda: read_groups(self.samples, place))
+        return None if place is None else self._once("groups", partial(read_groups, place=place))
 
     @property
     def caption_places(self) -> tuple[str, ...]:
@@ -140,24 +180,19 @@ class EvalDataset:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the figures should know, such as classes without a sample."""
-        several = self.samples.several_pictures
+        several = 0 if self._places else self.samples.several_pictures
         notes = (f"samples with several pictures, of which one was taken: {several}",) if several else ()
+        notes = (*self.declared.notes, *self.skipped.notes, *notes)
         parts = [self._parts[name] for name in ("labelled", "multilabelled", "captioned") if name in self._parts]
         return sum((part.notes for part in parts), notes)
 
     def _has(self, place: str, where: str) -> bool:
         return parse_field(place, f"{self.config.name}.{where}").extension in self.samples.extension_counts()
 
-    def _read_labelled(self) -> Labelled:
-        settings = self.config
-        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
-        return read_labelled(self.samples, settings.label, class_names, settings.language)
-
-    def _read_multilabelled(self) -> Multilabelled:
-        settings = self.config
-        class_names = self.declared.class_names if settings.class_names is None else settings.class_names
-        label = "npy" if settings.label == "cls" else settings.label
-        return read_multilabelled(self.samples, label, class_names, settings.language)
+    @property
+    def _class_names(self) -> str | Names | Lines | None:
+        """Those of the configuration, else those of the set."""
+        return self.declared.class_names if self.config.class_names is None else self.config.class_names
 
     def _read_prompts(self, part: Labelled | Multilabelled) -> ClassTexts:
         name = self.config.name
@@ -177,7 +212,11 @@ class EvalDataset:
     def _refuse_unknown_language(self) -> None:
         """The files of a folder do not say in what language they are, and hardly anybody writes but English ones."""
         fields = ("class_names", "templates")
-        left = [field for field in fields if getattr(self.config, field) is None and getattr(self.declared, field)]
+        own = {
+            "class_names": self.declared.class_names or self.declared.own_classes,
+            "templates": self.declared.templates,
+        }
+        left = [field for field in fields if getattr(self.config, field) is None and own[field]]
         if self.config.language != ENGLISH and left:
             raise UserError(
                 f"{self.config.name}: language={self.config.language!r}, but {' and '.join(left)} would be those of "
@@ -185,7 +224,12 @@ class EvalDataset:
                 "where they are in it)"
             )
 
-    def _once(self, name: str, read: Callable[[], T]) -> T:
+    def _once(self, name: str, read: Callable[..., T]) -> T:
+        """A part, read when it is first asked for; samples that lack it are left out where they may be."""
         if name not in self._parts:
-            self._parts[name] = read()
+            bad: dict[int, str] | None = None if self.skipped.budget is None else {}
+            part = read(self.samples, bad=bad)
+            if bad:
+                self.leave_out(bad)
+            self._parts[name] = part  # positions in it are those of the samples that are left
         return self._parts[name]

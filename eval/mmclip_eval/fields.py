@@ -1,12 +1,16 @@
 """Where a sample keeps its label and captions: the little language of these two fields of a data set's config.
 
-`cls` is the whole member, `txt:lines` its lines, `json:name` or `meta.json:info.name` a field of a JSON member.
+`cls` is the whole member, `txt:lines` its lines, `json:name` or `meta.json:info.name` a field of a JSON member, `npy:0` an
+entry of a vector.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from mmclip.errors import UserError
 
@@ -20,16 +24,18 @@ class Field:
     """Keys down into a JSON member; empty for a text member."""
     by_line: bool = False
     """Whether each line of a text member is a value of its own."""
+    entry: int | None = None
+    """Of a vector."""
 
     @property
     def text(self) -> str:
         """The form that `parse_field` reads."""
-        tail = "lines" if self.by_line else ".".join(self.path)
+        tail = "lines" if self.by_line else ".".join(self.path) if self.entry is None else str(self.entry)
         return f"{self.extension}:{tail}" if tail else self.extension
 
 
 def parse_field(text: str, where: str) -> Field:
-    """Read `EXTENSION`, `EXTENSION:lines` or `EXTENSION:FIELD` (the last for extensions that end in json).
+    """Read `EXTENSION`, `EXTENSION:lines`, `EXTENSION:FIELD` (for those that end in json) or `EXTENSION:INDEX` (in npy).
 
     Raises:
         UserError: `text` is none of these; `where` opens the message.
@@ -38,9 +44,13 @@ def parse_field(text: str, where: str) -> Field:
     is_json = extension == "json" or extension.endswith(".json")
     if extension and is_json and tail and all(tail.split(".")):
         return Field(extension, path=tuple(tail.split(".")))
+    if (extension == "npy" or extension.endswith(".npy")) and tail.isascii() and tail.isdigit():
+        return Field(extension, entry=int(tail))
     if extension and not is_json and (not colon or tail == "lines"):
         return Field(extension, by_line=tail == "lines")
-    raise UserError(f"{where}: {text!r} is no place in a sample; expected one like txt, txt:lines, cls, json:caption")
+    raise UserError(
+        f"{where}: {text!r} is no place in a sample; expected one like txt, txt:lines, cls, json:caption, npy:0"
+    )
 
 
 def read_value(field: Field, members: Mapping[str, bytes], sample_id: str) -> Any:
@@ -51,6 +61,8 @@ def read_value(field: Field, members: Mapping[str, bytes], sample_id: str) -> An
     """
     if field.extension not in members:
         return None
+    if field.entry is not None:
+        return _entry(field, members[field.extension], sample_id)
     try:
         text = members[field.extension].decode("utf-8")
         if not field.path:
@@ -61,6 +73,26 @@ def read_value(field: Field, members: Mapping[str, bytes], sample_id: str) -> An
     for key in field.path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _entry(field: Field, content: bytes, sample_id: str) -> int | float | str:
+    """One entry of a vector; DataComp keeps whole numbers as floats now and then.
+
+    Raises:
+        UserError: there is no such entry.
+    """
+    try:
+        vector = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"sample {sample_id}, member .{field.extension}: not readable: {error}") from error
+    assert field.entry is not None
+    if vector.ndim != 1 or field.entry >= len(vector):
+        raise UserError(
+            f"sample {sample_id}, {field.text}: expected a vector of at least {field.entry + 1} entries, got shape "
+            f"{vector.shape}"
+        )
+    value = vector[field.entry].item()
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def read_captions(field: Field, members: Mapping[str, bytes], sample_id: str) -> list[str]:

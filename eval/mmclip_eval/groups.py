@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmclip_eval.fields import parse_field, read_label
 from mmclip_eval.samples import Samples
+from mmclip_eval.some_samples import read_each
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,20 @@ class Groups:
     """Index into `names`."""
 
 
-def read_groups(samples: Samples, place: str) -> Groups:
+def read_groups(samples: Samples, place: str, bad: dict[int, str] | None = None) -> Groups:
     """Read the category of every sample from `place`, a field as in `EvalDatasetConfig.label`; the names are sorted.
 
+    Samples without one go to `bad` where it is given.
+
     Raises:
-        UserError: a sample has none.
+        UserError: a sample has none, and `bad` is None.
     """
     field = parse_field(place, f"{samples.name}.group")
-    members = (samples.members(i, (field.extension,)) for i in range(len(samples)))
-    return group_by_name([str(read_label(field, found, samples.sample_id(i))) for i, found in enumerate(members)])
+
+    def read(index: int) -> str:
+        return str(read_label(field, samples.members(index, (field.extension,)), samples.sample_id(index)))
+
+    return group_by_name([name for _, name in read_each(samples, read, bad)])
 
 
 def group_by_name(names_of_samples: Sequence[str]) -> Groups:

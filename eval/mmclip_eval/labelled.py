@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip_eval.fields import parse_field, read_label
+from mmclip_eval.own_classes import classes_of_own
 from mmclip_eval.prompts.packaged import ENGLISH
 from mmclip_eval.prompts.reading import ClassNames, Names, load_class_names
 from mmclip_eval.samples import Samples
+from mmclip_eval.some_samples import read_each
+from mmclip_eval.text_lines import Lines
 
 INDICES = "indices alone"
 """Where class names came from if there are none: they are the numbers, which a probe can do with and a prompt cannot."""
@@ -40,22 +43,41 @@ class Labelled:
         return self.class_names_source != INDICES
 
 
-def read_labelled(samples: Samples, label: str, class_names: str | Names | None, language: str = ENGLISH) -> Labelled:
-    """Read every label of `samples`; `class_names` None takes the sorted names that stand in the labels, or the indices.
+def read_labelled(
+    samples: Samples,
+    label: str,
+    class_names: str | Names | Lines | None,
+    language: str = ENGLISH,
+    own_classes: Lines | None = None,
+    bad: dict[int, str] | None = None,
+) -> Labelled:
+    """Read every label of `samples`.
+
+    `class_names` None takes the set's own (`own_classes`, which its indices stand for), or the sorted names that stand in
+    the labels, or the indices. Samples without a label go to `bad` where it is given.
 
     Raises:
         UserError: a label is missing or names no class, or labels are indices for some and names for others.
     """
     field = parse_field(label, f"{samples.name}.label")
-    members = (samples.members(i, (field.extension,)) for i in range(len(samples)))
-    raw = [read_label(field, found, samples.sample_id(i)) for i, found in enumerate(members)]
-    names = _class_names(samples.name, class_names, raw, label, language)
-    labels = _label_indices(raw, names, samples)
-    return Labelled(torch.tensor(labels), names.classes, names.source, (*names.notes, *_notes(labels, names.classes)))
+
+    def read(index: int) -> int | str:
+        return read_label(field, samples.members(index, (field.extension,)), samples.sample_id(index))
+
+    found = list(read_each(samples, read, bad))
+    if bad and not found:
+        raise UserError(f"{samples.name}: no sample has a label: {next(iter(bad.values()))}")
+    raw, notes = [value for _, value in found], []
+    names = _class_names(samples.name, own_classes if class_names is None else class_names, raw, label, language)
+    if own_classes is not None and class_names is not None:
+        raw, notes = classes_of_own(raw, own_classes, names.classes, names.source, samples.name)
+    labels = _label_indices(raw, names, lambda position: samples.sample_id(found[position][0]))
+    notes = (*names.notes, *notes, *_notes(labels, names.classes))
+    return Labelled(torch.tensor(labels), names.classes, names.source, notes)
 
 
 def _class_names(
-    where: str, choice: str | Names | None, raw: Sequence[int | str], label: str, language: str
+    where: str, choice: str | Names | Lines | None, raw: Sequence[int | str], label: str, language: str
 ) -> ClassNames:
     if choice is not None:
         return load_class_names(choice, where, language, dataset=where)
@@ -70,7 +92,7 @@ def _class_names(
     )
 
 
-def _label_indices(raw: Sequence[int | str], names: ClassNames, samples: Samples) -> list[int]:
+def _label_indices(raw: Sequence[int | str], names: ClassNames, sample_id: Callable[[int], str]) -> list[int]:
     index_of = {name: index for index, own in enumerate(names.classes) for name in own}
     several = {name for name, count in _uses(names.classes).items() if count > 1}
     indices: list[int] = []
@@ -79,12 +101,12 @@ def _label_indices(raw: Sequence[int | str], names: ClassNames, samples: Samples
         if not 0 <= index < len(names.classes):
             expected = f"0 to {len(names.classes) - 1}" if isinstance(label, int) else _nearest(label, list(index_of))
             raise UserError(
-                f"sample {samples.sample_id(i)}: label {label!r} is none of the {len(names.classes)} classes from "
+                f"sample {sample_id(i)}: label {label!r} is none of the {len(names.classes)} classes from "
                 f"{names.source}: expected {expected}; mend the names or the labels"
             )
         if label in several:
             raise UserError(
-                f"sample {samples.sample_id(i)}: label {label!r} is the name of several classes from {names.source}: "
+                f"sample {sample_id(i)}: label {label!r} is the name of several classes from {names.source}: "
                 "expected indices as labels, or a name for each class"
             )
         indices.append(index)

@@ -15,6 +15,8 @@ from mmclip_eval.fields import Field, parse_field, read_value
 from mmclip_eval.prompts.packaged import ENGLISH
 from mmclip_eval.prompts.reading import ClassNames, Names, load_class_names
 from mmclip_eval.samples import Samples
+from mmclip_eval.some_samples import read_each
+from mmclip_eval.text_lines import Lines
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,29 @@ class Multilabelled:
 
 
 def read_multilabelled(
-    samples: Samples, label: str, class_names: str | Names | None, language: str = ENGLISH
+    samples: Samples,
+    label: str,
+    class_names: str | Names | Lines | None,
+    language: str = ENGLISH,
+    bad: dict[int, str] | None = None,
 ) -> Multilabelled:
     """Read the classes of every sample: a multi-hot vector in `npy`, or a JSON list of class names or indices.
+
+    Samples in which nothing of the kind can be read go to `bad` where it is given.
 
     Raises:
         UserError: a sample has none, names no class, or its vector is as long as there are no classes; or the classes
             have no names.
     """
     field = parse_field(label, f"{samples.name}.label")
-    raw = [_read(samples, i, field) for i in range(len(samples))]
+    found = list(read_each(samples, lambda index: _read(samples, index, field), bad))
+    if bad and not found:
+        raise UserError(f"{samples.name}: no sample has labels: {next(iter(bad.values()))}")
+    raw = [value for _, value in found]
     names = _class_names(samples.name, class_names, raw, label, language)
     index_of = {name: index for index, own in enumerate(names.classes) for name in own}
     classes, notes = len(names.classes), list(names.notes)
-    rows = [_row(value, classes, index_of, f"sample {samples.sample_id(i)}, {label}") for i, value in enumerate(raw)]
+    rows = [_row(value, classes, index_of, f"sample {samples.sample_id(i)}, {label}") for i, value in found]
     positive = torch.stack(rows)
     empty = int((~positive.any(dim=0)).sum())
     if empty == classes:
@@ -70,11 +81,13 @@ def _read(samples: Samples, index: int, field: Field) -> Any:
         return read_value(field, members, sample_id)
     try:
         return np.load(io.BytesIO(members["npy"]), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise UserError(f"sample {sample_id}, member .npy: not readable: {error}") from error
 
 
-def _class_names(where: str, choice: str | Names | None, raw: Sequence[Any], label: str, language: str) -> ClassNames:
+def _class_names(
+    where: str, choice: str | Names | Lines | None, raw: Sequence[Any], label: str, language: str
+) -> ClassNames:
     if choice is not None:
         return load_class_names(choice, where, language, dataset=where)
     given = [name for value in raw if isinstance(value, list) for name in value]

@@ -14,10 +14,7 @@ class PictureRows:
     """Pictures in the order of the samples, those of one sample in the order of `places`.
 
     Without `places` each sample has one picture. With them a row stands for each place that a sample fills, such as the
-    `0.png` and `1.png` of Winoground.
-
-    Raises:
-        UserError: a sample fills none of the places.
+    `0.png` and `1.png` of Winoground; each sample fills one at least.
     """
 
     def __init__(self, samples: Samples, places: Sequence[str] = ()) -> None:
@@ -56,9 +53,13 @@ class PictureRows:
     def _filled(self, sample: int) -> list[str]:
         there = self.samples.extensions(sample)
         filled = [place for place in self.places if place in there]
-        if not filled:
-            raise UserError(
-                f"sample {self.samples.sample_id(sample)} has no picture: members {', '.join(there)}; expected one of "
-                f"{', '.join(self.places)} (pictures)"
-            )
+        assert filled, "samples without a picture are left out before"
         return filled
+
+
+def without_picture(samples: Samples, places: Sequence[str] = ()) -> dict[int, str]:
+    """Samples that are of no use, or fill none of the places; each with the reason."""
+    expected = f"expected one of {', '.join(places)} (pictures)"
+    lacking = [i for i in range(len(samples)) if places and not set(places) & set(samples.extensions(i))]
+    reasons = {i: f"has no picture: members {', '.join(samples.extensions(i))}; {expected}" for i in lacking}
+    return reasons | dict(samples.bad)

@@ -1,7 +1,7 @@
 """`Samples`: what every form of evaluation set presents itself as."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 
@@ -13,6 +13,8 @@ class Samples(Protocol):
     """Of the set; opens every identity."""
     several_pictures: int
     """Samples with more pictures than were asked for; the first is taken."""
+    bad: Mapping[int, str]
+    """Samples that are known to be of no use, such as those without a picture, each with the reason."""
 
     def __len__(self) -> int: ...
 

@@ -85,7 +85,7 @@ class _Pass:
         self.model = model
         self.chunk_size = chunk_size
         self.progress = progress
-        self._image_embed: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self._image_embed: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Mapping[int, str]]] = {}
         self._encoded: dict[EvalDataset, Encoded] = {}
 
     def __call__(self, dataset: EvalDataset) -> Encoded:
@@ -94,16 +94,21 @@ class _Pass:
             if key not in self._image_embed:
                 self._image_embed[key] = self._encode_images(dataset)
             encode = partial(encode_texts, embed=self.model.embed_texts, chunk_size=self.chunk_size)
-            self._encoded[dataset] = Encoded(dataset, self._image_embed[key], encode)
+            image_embed, bad = self._image_embed[key]
+            kept = dataset.leave_out_rows(bad) if bad else slice(None)
+            self._encoded[dataset] = Encoded(dataset, image_embed[kept], encode)
         return self._encoded[dataset]
 
-    def _encode_images(self, dataset: EvalDataset) -> Tensor:
+    def _encode_images(self, dataset: EvalDataset) -> tuple[Tensor, Mapping[int, str]]:
+        """The rows, and those of them that hold nothing because their picture cannot be read, with the reason."""
+        bad: dict[int, str] | None = None if dataset.skipped.budget is None else {}
         model, chunk_size = self.model, self.chunk_size
         report = partial(self.progress, dataset.config.name) if self.progress else None
         try:
-            return encode_images(
-                dataset.rows, model.spec.to_uint8, model.embed_uint8, chunk_size=chunk_size, progress=report
+            embeds = encode_images(
+                dataset.rows, model.spec.to_uint8, model.embed_uint8, chunk_size=chunk_size, progress=report, bad=bad
             )
+            return embeds, bad or {}
         finally:
             dataset.samples.close()
 
@@ -147,6 +152,8 @@ class _Asked:
             metrics=metrics,
             identity=self.identity,
             num_samples=len(dataset.samples),
+            num_skipped=len(dataset.skipped),
+            num_expected=dataset.num_expected,
             dataset_fingerprint=dataset.samples.fingerprint,
             preprocess=asdict(model.spec),
             device=str(model.device),

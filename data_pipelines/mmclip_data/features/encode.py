@@ -50,28 +50,58 @@ def encode_images(
     chunk_size: int = CHUNK_SIZE,
     decode_threads: int | None = None,
     progress: Progress | None = None,
+    bad: dict[int, str] | None = None,
 ) -> Float[Tensor, "sample embed"]:
     """L2-normalised fp32 embeddings on the CPU, one row per sample in the order of `source`.
 
-    Bytes are read by the calling thread and decoded by `decode_threads` others (default: one per core, at most 8).
+    Bytes are read by the calling thread and decoded by `decode_threads` others (default: one per core, at most 8). A row
+    whose picture cannot be read or decoded goes to `bad` where it is given, with the reason, and is zero; the others are
+    what they would be beside any picture.
 
     Raises:
-        UserError: the source is empty, a picture cannot be decoded, or its embedding is not finite; names the sample.
+        UserError: the source is empty, a picture cannot be decoded (and `bad` is None) or none can, or an embedding is not
+            finite; names the sample.
     """
     total = len(source)
     if not total:
         raise UserError("nothing to encode: the source holds no sample")
     threads = decode_threads or min(MAX_DECODE_THREADS, os.cpu_count() or 1)
-    rows: list[Tensor] = []
+    rows: list[tuple[int, Tensor | None]] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for start, pixels in _pixel_chunks(source, to_uint8, chunk_size, pool):
-                embeds = embed_padded(embed, pixels, chunk_size)
-                rows.append(finite(embeds, lambda row, start=start: f"sample {source.sample_id(start + row)}"))
-                _report(progress, start + len(pixels), total)
+            for start, pictures in _picture_chunks(source, to_uint8, chunk_size, pool):
+                _note_bad(source, start, pictures, bad)
+                found = embed_some(
+                    pictures, embed, chunk_size, lambda row, start=start: f"sample {source.sample_id(start + row)}"
+                )
+                rows.append((len(pictures), found))
+                _report(progress, start + len(pictures), total)
         finally:
             pool.shutdown(cancel_futures=True)
-    return torch.cat(rows)
+    width = next((found.shape[1] for _, found in rows if found is not None), None)
+    if width is None:
+        raise UserError(f"sample {source.sample_id(0)} {(bad or {})[0]}, and no other picture can be read")
+    return torch.cat([torch.zeros(count, width) if found is None else found for count, found in rows])
+
+
+def embed_some(
+    pictures: Sequence[Tensor | BadSampleError], embed: EmbedImages, chunk_size: int, name: Callable[[int], str]
+) -> Float[Tensor, "row embed"] | None:
+    """Embeddings of a chunk in which some pictures could not be read; None where there is no picture at all.
+
+    Those rows are zero, the others what they would be beside any picture.
+
+    Raises:
+        UserError: an embedding is not finite; `name` tells which.
+    """
+    sound = next((picture for picture in pictures if isinstance(picture, Tensor)), None)
+    if sound is None:
+        return None
+    blank = torch.zeros_like(sound)
+    stacked = torch.stack([picture if isinstance(picture, Tensor) else blank for picture in pictures])
+    rows = finite(embed_padded(embed, stacked, chunk_size), name)
+    rows[[number for number, picture in enumerate(pictures) if not isinstance(picture, Tensor)]] = 0
+    return rows
 
 
 def encode_texts(
@@ -96,36 +126,54 @@ def encode_texts(
     return torch.cat(rows)[torch.tensor([position[text] for text in texts])]
 
 
-def _pixel_chunks(
+def _picture_chunks(
     source: ImageSource, to_uint8: ToUint8, chunk_size: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, list[Tensor | BadSampleError]]]:
     ahead: deque[tuple[int, list[Future[Tensor]]]] = deque()
     for start in range(0, len(source), chunk_size):
         indices = range(start, min(start + chunk_size, len(source)))
-        ahead.append((start, [pool.submit(_decode, *_read(source, index), to_uint8) for index in indices]))
+        ahead.append((start, [_decoded(source, index, to_uint8, pool) for index in indices]))
         if len(ahead) > CHUNKS_AHEAD:
-            yield _stacked(*ahead.popleft())
+            yield _results(*ahead.popleft())
     while ahead:
-        yield _stacked(*ahead.popleft())
+        yield _results(*ahead.popleft())
 
 
-def _read(source: ImageSource, index: int) -> tuple[str, bytes]:
-    sample_id = source.sample_id(index)
+def _decoded(source: ImageSource, index: int, to_uint8: ToUint8, pool: ThreadPoolExecutor) -> Future[Tensor]:
     try:
-        return sample_id, source.image_bytes(index)
+        data = source.image_bytes(index)
     except BadSampleError as error:
-        raise UserError(f"sample {sample_id} cannot be read: {error}") from error
+        failed: Future[Tensor] = Future()
+        failed.set_exception(BadSampleError(f"cannot be read: {error}"))
+        return failed
+    return pool.submit(_decode, data, to_uint8)
 
 
-def _decode(sample_id: str, data: bytes, to_uint8: ToUint8) -> Tensor:
+def _decode(data: bytes, to_uint8: ToUint8) -> Tensor:
     try:
         return to_uint8(decode_image(data))
     except BadSampleError as error:
-        raise UserError(f"sample {sample_id} cannot be decoded: {error}; mend it or take it out") from error
+        raise BadSampleError(f"cannot be decoded: {error}") from error
 
 
-def _stacked(start: int, pictures: list[Future[Tensor]]) -> tuple[int, Tensor]:
-    return start, torch.stack([picture.result() for picture in pictures])
+def _results(start: int, pictures: list[Future[Tensor]]) -> tuple[int, list[Tensor | BadSampleError]]:
+    found: list[Tensor | BadSampleError] = []
+    for picture in pictures:
+        try:
+            found.append(picture.result())
+        except BadSampleError as error:
+            found.append(error)
+    return start, found
+
+
+def _note_bad(
+    source: ImageSource, start: int, pictures: Sequence[Tensor | BadSampleError], bad: dict[int, str] | None
+) -> None:
+    for row, picture in enumerate(pictures, start):
+        if not isinstance(picture, Tensor):
+            if bad is None:
+                raise UserError(f"sample {source.sample_id(row)} {picture}; mend it or take it out") from picture
+            bad[row] = str(picture)
 
 
 def embed_padded(

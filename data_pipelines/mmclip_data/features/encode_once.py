@@ -23,8 +23,7 @@ from mmclip_data.features.encode import (
     EmbedImages,
     ImageSource,
     ToUint8,
-    embed_padded,
-    finite,
+    embed_some,
 )
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.sources import Source, picture_of
@@ -149,15 +148,8 @@ def _embedded(
     name: Callable[[int], str],
 ) -> Tensor:
     """Features of a chunk, zero where there is no picture: the others are as they would be beside any other."""
-    sound = [picture for picture in pictures if isinstance(picture, Tensor)]
-    if not sound:
-        return torch.zeros(len(pictures), embed_dim)
-    blank = torch.zeros_like(sound[0])
-    stacked = torch.stack([picture if isinstance(picture, Tensor) else blank for picture in pictures])
-    features = finite(embed_padded(embed, stacked, chunk_size), name)
-    bad = [number for number, picture in enumerate(pictures) if not isinstance(picture, Tensor)]
-    features[bad] = 0
-    return features
+    found = embed_some(pictures, embed, chunk_size, name)
+    return torch.zeros(len(pictures), embed_dim) if found is None else found
 
 
 __all__ = ["Pixels", "SourcePictures", "fill", "missing_blocks", "pictures_of"]

@@ -67,7 +67,7 @@ class HFDataset:
         self.split = config.split
         self.where = f"data.source.path={config.path!r}"
         self.folder = Path(config.image_folder) if config.image_folder else path.parent if path.is_file() else path
-        dataset = _load(config, self.where)
+        dataset = open_split(config, self.where)
         if not len(dataset):
             raise UserError(f"{self.where}: split {config.split!r} has no rows")
         features = dataset.features
@@ -226,8 +226,8 @@ def _class_names(feature: Any) -> Sequence[str] | None:
     return tuple(inner.names) if type(inner).__name__ == "ClassLabel" and inner.names else None
 
 
-def _load(config: DatasetsConfig, where: str) -> Any:
-    """The split, map-style.
+def open_split(config: DatasetsConfig, where: str) -> Any:
+    """The rows of a split, as `datasets` has them; `where` opens each message.
 
     Raises:
         UserError: the package is missing, or there is no such dataset, configuration or split.
@@ -249,6 +249,9 @@ def _load(config: DatasetsConfig, where: str) -> Any:
             if path.is_file():
                 options |= {"data_files": {config.split: str(path)}, **_more(path)}
                 return datasets.load_dataset(_builder(path, where), **options)
+            tars = _tars(path, config.split)
+            if tars:
+                return datasets.load_dataset("webdataset", data_files={config.split: tars}, **options)
             return datasets.load_dataset(config.path, config.config, revision=config.revision, **options)
     except UserError:
         raise
@@ -258,11 +261,17 @@ def _load(config: DatasetsConfig, where: str) -> Any:
         raise UserError(f"{where}: `datasets` {datasets.__version__} cannot open it: {_line(error)}") from error
 
 
+def _tars(folder: Path, split: str) -> list[str]:
+    """The shards of a split; `datasets` itself would open the texts beside them in their place."""
+    own = sorted(folder.glob("*.tar")) or sorted((folder / split).glob("*.tar"))
+    return [str(tar) for tar in sorted(own, key=lambda tar: (len(tar.name), tar.name))]
+
+
 def _split_of(loaded: Any, split: str, where: str) -> Any:
     if not isinstance(loaded, Mapping):
         return loaded
     if split not in loaded:
-        raise UserError(f"{where}: no split {split!r}; it has {', '.join(map(repr, loaded))}: set data.source.split")
+        raise UserError(f"{where}: no split {split!r}; it has {', '.join(map(repr, loaded))}: set the split")
     return loaded[split]
 
 

@@ -42,6 +42,8 @@ CAPTION_NAMES = (
 )
 NUMBERED = re.compile(r"\s*(caption|text|sentence)s?[_-]?\d+\s*$", re.IGNORECASE)
 """Names of columns that hold a caption each."""
+NUMBERED_PICTURES = re.compile(r"\s*(image|img|picture)s?[_-]?\d+\s*", re.IGNORECASE)
+"""Names of columns that hold a picture each."""
 URL_NAMES = ("url", "image_url", "img_url", "urls")
 LABEL_NAMES = ("label", "labels", "cls", "class", "fine_label")
 

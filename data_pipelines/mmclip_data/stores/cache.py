@@ -102,7 +102,7 @@ class ShardCache:
 
     def small_file(self, key: str, content: Callable[[], bytes]) -> Path:
         """A file that is kept whatever the room, such as an index; its content is asked for once."""
-        path = self.folder / "indexes" / f"{key}.mmidx"
+        path = self.small_path(key)
         if path.is_file():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,10 @@ class ShardCache:
                 temporary.write_bytes(content())
                 os.replace(temporary, path)
         return path
+
+    def small_path(self, key: str) -> Path:
+        """Where `small_file` keeps it."""
+        return self.folder / "indexes" / f"{key}.mmidx"
 
     @contextmanager
     def slot(self, number: int) -> Iterator[bool]:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from mmclip.errors import UserError
 from mmclip_eval.prompts.packaged import ENGLISH, OTHER_SPELLINGS, packaged, read_packaged
 from mmclip_eval.prompts.prompt_set import PLACEHOLDER, PromptSet, templates_of
-from mmclip_eval.text_lines import read_lines
+from mmclip_eval.text_lines import Lines, read_lines
 
 GIVEN = "given in the configuration"
 Names = Sequence[str | Sequence[str]]
@@ -28,7 +28,7 @@ class ClassNames:
 
 
 def load_prompts(
-    choice: str | Sequence[str], where: str, language: str = ENGLISH, dataset: str | None = None
+    choice: str | Sequence[str] | Lines, where: str, language: str = ENGLISH, dataset: str | None = None
 ) -> PromptSet:
     """Read `choice`: the name of a packaged set, a .txt, .toml or .json file, or the templates themselves.
 
@@ -38,6 +38,8 @@ def load_prompts(
     Raises:
         UserError: nothing of that name or in that language, no template, or one without a placeholder.
     """
+    if isinstance(choice, Lines):
+        return templates_of(choice.lines, source=choice.source, where=choice.source)
     if not isinstance(choice, str):
         return templates_of(choice, source=GIVEN, where=where)
     if choice in packaged("sets"):
@@ -54,7 +56,7 @@ def load_prompts(
 
 
 def load_class_names(
-    choice: str | Names, where: str, language: str = ENGLISH, dataset: str | None = None
+    choice: str | Names | Lines, where: str, language: str = ENGLISH, dataset: str | None = None
 ) -> ClassNames:
     """Read `choice`: the name of packaged ones, a .txt (one a line), .toml or .json file, or the names themselves.
 
@@ -64,7 +66,9 @@ def load_class_names(
         UserError: nothing of that name or in that language, fewer than two classes, or a blank name.
     """
     notes: tuple[str, ...] = ()
-    if not isinstance(choice, str):
+    if isinstance(choice, Lines):
+        names, source, notes = choice.lines, choice.source, choice.notes
+    elif not isinstance(choice, str):
         names, source = choice, GIVEN
     elif choice in packaged("names"):
         table = read_packaged("names", choice, language, where)
@@ -81,9 +85,7 @@ def load_class_names(
             names = table.get("class_names")
         else:
             lines = read_lines(path)
-            names = lines.lines
-            blank = lines.blank_at_end
-            notes = (f"{path.name}: blank lines left out at the end: {blank}",) if blank else ()
+            names, notes = lines.lines, lines.notes
     return ClassNames(_checked_names(names, f"{where}: class names from {source}"), source, notes)
 
 

@@ -10,8 +10,8 @@ from mmclip_eval.prompts.prompt_set import sha256_of
 from mmclip_eval.results.result import SCHEMA_VERSION, ModelIdentity
 from mmclip_eval.tasks.base import EvalTask
 
-PLACES = ("label", "captions", "pictures", "group")
-"""Fields of a set's configuration that say where in a sample something stands."""
+PLACES = ("label", "captions", "newline_escapes", "pictures", "group")
+"""Fields of a set's configuration that say where in a sample something stands, and how it is read."""
 CLASSES: tuple[Part, ...] = ("labelled", "multilabelled")
 PROMPTS: tuple[Part, ...] = ("prompts", "multilabel_prompts")
 """Parts of a set that a file's name must tell apart, and that the samples do not."""
@@ -49,7 +49,7 @@ def _told(dataset: EvalDataset, task: EvalTask | None) -> dict[str, Any]:
         "name": settings.name,
         "split": settings.split,
         "language": settings.language,
-        "fingerprint": dataset.samples.fingerprint,
+        "fingerprint": dataset.fingerprint,
         "places": {field: getattr(settings, field) for field in PLACES},
         "classes": [sha256_of(getattr(dataset, part).classes) for part in CLASSES if part in needs],
         "prompts": [getattr(dataset, part).sha256 for part in PROMPTS if part in needs],

@@ -1,1 +1,1 @@
-"""Forms of evaluation set: each presents itself as `mmclip_eval.samples.Samples`."""
+"""Forms of evaluation sets, one a file; all present themselves as `mmclip_eval.samples.Samples`."""

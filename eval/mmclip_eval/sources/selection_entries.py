@@ -64,6 +64,17 @@ FORMS = {
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 
+def begins_like_an_entry(path: Path) -> bool:
+    """Whether the first line is the JSON of an instance."""
+    with path.open("rb") as handle:
+        first = handle.readline()
+    try:
+        fields = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and any(set(keys) <= fields.keys() for keys in FORMS.values())
+
+
 def _entry(key: str, fields: Any, path: Path) -> Entry:
     form = next((keys for keys in FORMS.values() if isinstance(fields, dict) and set(keys) <= fields.keys()), None)
     if form is None:

@@ -8,7 +8,7 @@ path = "ARO/visual_genome_relation.json"
 import io
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -17,22 +17,18 @@ import xxhash
 from mmclip.errors import BadSampleError, UserError
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.shards.names import IMAGE_EXTENSIONS
-from mmclip_eval.sources.selection_entries import Box, Entry, read_entries
+from mmclip_eval.sources.config import SourceConfig
+from mmclip_eval.sources.form import Declared, Form, OpenedSamples
+from mmclip_eval.sources.selection_entries import Box, Entry, begins_like_an_entry, read_entries
 
-ENDINGS = (".json", ".jsonl")
 PICTURE, JSON = "{}.picture", "json"
-
-
-def is_selection_file(path: Path) -> bool:
-    """Whether `path` is a file that may hold instances."""
-    return path.suffix in ENDINGS and path.is_file()
 
 
 class SelectionFile:
     """A sample an entry, with the members `0.picture` (and `1.picture`) and `json`: the entry, and its `captions`.
 
     Raises:
-        UserError: the file is of no form that is known, or a picture is not there.
+        UserError: the file is of no form that is known.
     """
 
     def __init__(self, name: str, path: Path, image_folder: Path | None = None) -> None:
@@ -43,6 +39,9 @@ class SelectionFile:
         beside = path.parent / "images"
         self._folder = image_folder or (beside if beside.is_dir() else path.parent)
         self._files = [self._files_of(entry) for entry in self._entries]
+        missing = ((index, self._missing(index)) for index in range(len(self)))
+        self.bad: Mapping[int, str] = {index: reason for index, reason in missing if reason}
+        """Entries of which a picture is not there."""
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -62,7 +61,7 @@ class SelectionFile:
     def _digest(self) -> str:
         digest = xxhash.xxh3_128(self.path.read_bytes())
         for file in dict.fromkeys(file for files in self._files for file in files):
-            digest.update(file.read_bytes())
+            digest.update(file.read_bytes() if file.is_file() else b"missing")
         return digest.hexdigest()
 
     def extension_counts(self) -> Counter[str]:
@@ -121,12 +120,17 @@ class SelectionFile:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise UserError(f"{where}: picture {name!r} lies outside of the folder of pictures")
         tried = [name, *(f"{name}.{extension}" for extension in IMAGE_EXTENSIONS)]
-        file = next((self._folder / one for one in tried if (self._folder / one).is_file()), None)
-        if file is None:
-            raise UserError(
-                f"{where}: no picture {name!r} in {self._folder}: set image_folder to the folder that holds the pictures"
-            )
-        return file
+        return next((self._folder / one for one in tried if (self._folder / one).is_file()), self._folder / name)
+
+    def _missing(self, index: int) -> str | None:
+        entry = self._entries[index]
+        name = next(
+            (name for name, file in zip(entry.pictures, self._files[index], strict=True) if not file.is_file()), None
+        )
+        if name is None:
+            return None
+        where = f"{self.path}, entry {entry.key}"
+        return f"{where}: no picture {name!r} in {self._folder}: set image_folder to the folder that holds the pictures"
 
 
 def _cropped(data: bytes, box: Box) -> bytes:
@@ -138,3 +142,32 @@ def _cropped(data: bytes, box: Box) -> bytes:
     buffer = io.BytesIO()
     picture.crop(box).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def recognises(config: SourceConfig) -> bool:
+    """Whether it is a file of instances; a JSON file that is nothing else is taken for one, to be told what it lacks."""
+    path = Path(config.path)
+    if not path.is_file():
+        return False
+    return path.suffix == ".json" or (path.suffix == ".jsonl" and begins_like_an_entry(path))
+
+
+def open_selection(config: SourceConfig) -> OpenedSamples:
+    """Read the instances.
+
+    Raises:
+        UserError: the file is of no form that is known.
+    """
+    folder = Path(config.image_folder) if config.image_folder else None
+    samples = SelectionFile(config.name, Path(config.path), folder)
+    declared = Declared("image_caption_selection", pictures=samples.pictures, captions=("json:captions",))
+    return OpenedSamples(samples, declared)
+
+
+FORM = Form(
+    "file of instances",
+    "a file of SugarCrepe, Winoground or ARO (.json, .jsonl), beside its folder of pictures",
+    recognises,
+    open_selection,
+    options=("image_folder",),
+)

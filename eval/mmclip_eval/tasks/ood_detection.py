@@ -43,7 +43,7 @@ class OodDetection(EvalTask):
     def check(self, dataset: EvalDataset, related: Mapping[str, EvalDataset]) -> None:
         """Refuse a set that would have to be told from itself."""
         for name, other in related.items():
-            if other.samples.fingerprint == dataset.samples.fingerprint:
+            if other.whole.fingerprint == dataset.whole.fingerprint:
                 raise UserError(f"{dataset.config.name}, {self.type}: {name!r} of outside holds the very same samples")
 
     def run(self, context: TaskContext) -> Outcome:

@@ -37,7 +37,7 @@ class TrainedTask(EvalTask):
     def check(self, dataset: EvalDataset, related: Mapping[str, EvalDataset]) -> None:
         """Refuse to be measured on what was learnt."""
         for role, other in related.items():
-            if other.samples.fingerprint == dataset.samples.fingerprint:
+            if other.whole.fingerprint == dataset.whole.fingerprint:
                 raise UserError(
                     f"{dataset.config.name}, {self.type}: {role} holds the very samples that are measured; name another "
                     f"split, or another set of the suite, for {role}"
@@ -73,7 +73,9 @@ class ChoosingTask(TrainedTask):
 
 def labelled_set(name: str, settings: SetConfig, suite: Mapping[str, SetConfig]) -> Related:
     """A set of the suite by its name, else a split of the set itself, its labels read as the set's own classes."""
-    return Related(suite[name] if name in suite else replace(settings, split=name), ("labelled",), same_classes=True)
+    # Another split has another number of samples.
+    other = suite[name] if name in suite else replace(settings, split=name, num_samples=None)
+    return Related(other, ("labelled",), same_classes=True)
 
 
 def examples_of(encoded: Encoded) -> Examples:

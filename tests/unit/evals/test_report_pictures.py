@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmclip_eval.report.pictures import Album, thumbnail
-from mmclip_eval.sharded_samples import ShardedSamples
+from mmclip_eval.sources.tars import ShardedSamples
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
