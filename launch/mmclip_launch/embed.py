@@ -76,9 +76,11 @@ def embed(job: EmbedJob, screen: Screen, place: int | None = None, ranks: int | 
     for _ in screen.track(job.run(place, ranks), blocks, "embed"):
         pass
     rows, dropped = job.layout.counted()
+    unfinished = len(job.missing())
+    if place and not unfinished:
+        screen = Screen()  # the last process knows the whole, whichever it is
     for line in dropped.lines():
         screen.warn(line)
-    unfinished = len(job.missing())
     if not rows and not unfinished:
         raise UserError(
             f"{job.output}: not one of {len(job.pairs):,} samples could be embedded; {job.output}/dropped names why"

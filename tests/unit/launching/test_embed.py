@@ -89,13 +89,15 @@ def test_rows_are_aligned_half_precision_and_unit_length(checkpoint, shards, tmp
     assert not [name for name in files_of(out) if name.startswith(".")]
 
 
-def test_ranks_and_a_second_start_write_what_one_process_writes_at_once(checkpoint, shards, tmp_path):
+def test_ranks_and_a_second_start_write_what_one_process_writes_at_once(checkpoint, shards, tmp_path, capsys):
     pairs, towers = open_pairs([str(shards)]), Towers(load(str(checkpoint)))
     whole = EmbedJob(pairs, towers, tmp_path / "whole", 64)
     embed(whole, Screen(quiet=True))
     assert {name for name in files_of(whole.output) if "img" in name} == {f"img_emb/img_emb_{n}.npy" for n in range(3)}
-    for place in (1, 0):
+    for place in (0, 1):
+        assert "dropped" not in capsys.readouterr().err
         embed(EmbedJob(pairs, towers, tmp_path / "shared", 64), Screen(quiet=True), place, 2)
+    assert "dropped 3 (sample cannot be read)" in capsys.readouterr().err  # the last one tells of all
     assert files_of(tmp_path / "shared") == files_of(whole.output)
     (tmp_path / "shared" / "metadata" / "metadata_1.parquet").unlink()  # a kill before the end of a partition
     again = EmbedJob(pairs, towers, tmp_path / "shared", 64)
