@@ -18,7 +18,7 @@ from mmclip_eval.report.subject import Subject
 from mmclip_eval.results.result import EvalResult, recorded_versions
 
 PAGE = Path("report") / "index.html"
-PICTURE_BYTES = 2_400_000
+PICTURE_BYTES = 1_500_000
 """Of all pictures of a page together, before base64 makes a third more of them."""
 MOST_SETS = 8
 """Sets that are shown beyond their scores."""
@@ -99,7 +99,7 @@ def render_page(
 
 
 def extent_of(sets: int) -> Extent:
-    """How much of each of so many sets is shown, so that a page stays under 5 MB."""
+    """How much of each of so many sets is shown, so that a page of usual drawings stays under 3 MB."""
     size = PICTURE_BYTES // max(1, sets)
     if sets <= 3:
         return Extent(wall=24 if sets == 1 else 18, mistakes=9, queries=6, hits=8, thumbnails=60, picture_bytes=size)

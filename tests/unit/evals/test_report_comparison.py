@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mmclip_eval.report.comparison_matrix import Cell, best_of, matrices
+from mmclip_eval.report.comparison_matrix import Cell, MetricRow, best_of, matrices
 from mmclip_eval.report.comparison_page import (
     MOST_BYTES,
     MOST_CHECKPOINTS,
@@ -41,6 +41,10 @@ def scored(checkpoint: str, value: float, half: float, metric: str = "acc1", **c
     return record(checkpoint, metrics={metric: value}, intervals=interval, **changes)
 
 
+def marks(row: MetricRow) -> list[bool]:
+    return [one is not None and one.best for one in row.cells]
+
+
 def cell(low: float, high: float) -> Cell:
     return Cell((low + high) / 2, low, high)
 
@@ -65,15 +69,15 @@ def test_less_is_better_where_the_result_says_so_and_for_ranks():
     low, high = scored("a", 0.1, 0.01, "error"), scored("b", 0.9, 0.01, "error")
     for changes, best in (({}, [False, True]), ({"lower_is_better": frozenset({"error"})}, [True, False])):
         ((own,),) = [matrix.sets for matrix in matrices([replace(low, **changes), replace(high, **changes)])]
-        assert [one.best for one in own.rows[0].cells] == best
+        assert marks(own.rows[0]) == best
     ((ranks,),) = [m.sets for m in matrices([scored("a", 2.0, 0.5, "x_rank"), scored("b", 9.0, 0.5, "x_rank")])]
-    assert [one.best for one in ranks.rows[0].cells] == [True, False]
+    assert marks(ranks.rows[0]) == [True, False]
     assert not matrices([scored("a", 9.0, 0.5, "x_rank", units={"x_rank": "rank"})])[0].sets[0].rows[0].in_percent
 
 
 def test_nobody_is_the_best_on_other_samples():
     ((own,),) = [m.sets for m in matrices([scored("a", 0.9, 0.01), scored("b", 0.1, 0.01, fingerprint="other")])]
-    assert not any(one.best for one in own.rows[0].cells)
+    assert not any(marks(own.rows[0]))
     assert "not the same samples for every checkpoint" in own.note
 
 
