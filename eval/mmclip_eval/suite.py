@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.preprocess import ImageSpec
-from mmclip_data.features.encode import CHUNK_SIZE, encode_images, encode_texts
+from mmclip_data.features.encode import CHUNK_SIZE, refuse_bad
+from mmclip_data.features.encoder import Encoder
+from mmclip_data.features.model import Towers, ZeroShotModel
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
 from mmclip_eval.eval_dataset import EvalDataset
+from mmclip_eval.places import place_of
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.result import EvalResult, ModelIdentity
 from mmclip_eval.tasks.base import Encoded, TaskContext
@@ -22,21 +21,6 @@ SuiteProgress = Callable[[str, int, int], None]
 """Called with the data set's name, the pictures done and the pictures in all."""
 Keep = Callable[[Evidence], None]
 """Called once a data set with what its pass saw, after its last result."""
-
-
-@runtime_checkable
-class ZeroShotModel(Protocol):
-    """What an evaluation may ask of a model: two callables, and the preprocessing that belongs to them."""
-
-    @property
-    def spec(self) -> ImageSpec: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def embed_uint8(self, images: UInt8[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch embed"]: ...
-
-    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]: ...
 
 
 def evaluate(
@@ -61,42 +45,52 @@ def evaluate(
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"data set name {name!r} is given {names.count(name)} times; names must differ")
-    one_pass = _Pass(model, chunk_size, progress)
-    for opened in [open_dataset(settings, datasets) for settings in datasets]:
-        for measured in opened.measured:
-            yield _result(one_pass, opened, measured, identity, seed)
-        if keep is not None and (evidence := _evidence(one_pass, opened)) is not None:
+    encoder = Encoder(Towers(model, chunk_size=chunk_size))
+    opened = [open_dataset(settings, datasets) for settings in datasets]
+    yield from evaluate_opened(encoder, opened, identity, seed=seed, progress=progress, keep=keep)
+
+
+def evaluate_opened(
+    encoder: Encoder,
+    opened: Sequence[OpenedDataset],
+    identity: ModelIdentity,
+    *,
+    seed: int = 0,
+    progress: SuiteProgress | None = None,
+    keep: Keep | None = None,
+) -> Iterator[EvalResult]:
+    """`evaluate` of sets that were opened before, with an encoder that may span several processes and keep features.
+
+    Raises:
+        UserError: a picture cannot be read, or an embedding is not finite.
+    """
+    one_pass = _Pass(encoder, progress)
+    for one in opened:
+        for measured in one.measured:
+            yield _result(one_pass, one, measured, identity, seed)
+        if keep is not None and (evidence := _evidence(one_pass, one)) is not None:
             keep(evidence)
 
 
 class _Pass:
     """Encodes each set once, when a task first asks for it."""
 
-    def __init__(self, model: ZeroShotModel, chunk_size: int, progress: SuiteProgress | None) -> None:
-        self.model = model
-        self.chunk_size = chunk_size
+    def __init__(self, encoder: Encoder, progress: SuiteProgress | None) -> None:
+        self.encoder = encoder
+        self.model = encoder.towers.model
+        self.chunk_size = encoder.towers.chunk_size
         self.progress = progress
-        self._image_embed: dict[tuple[str, tuple[str, ...]], Tensor] = {}
         self._encoded: dict[EvalDataset, Encoded] = {}
 
     def __call__(self, dataset: EvalDataset) -> Encoded:
         if dataset not in self._encoded:
-            key = dataset.samples.fingerprint, dataset.rows.places
-            if key not in self._image_embed:
-                self._image_embed[key] = self._encode_images(dataset)
-            encode = partial(encode_texts, embed=self.model.embed_texts, chunk_size=self.chunk_size)
-            self._encoded[dataset] = Encoded(dataset, self._image_embed[key], encode)
+            self._encoded[dataset] = Encoded(dataset, self._encode_images(dataset), self.encoder.texts)
         return self._encoded[dataset]
 
     def _encode_images(self, dataset: EvalDataset) -> Tensor:
-        model, chunk_size = self.model, self.chunk_size
         report = partial(self.progress, dataset.config.name) if self.progress else None
-        try:
-            return encode_images(
-                dataset.rows, model.spec.to_uint8, model.embed_uint8, chunk_size=chunk_size, progress=report
-            )
-        finally:
-            dataset.samples.close()
+        rows = dataset.rows
+        return self.encoder.images(rows, place_of(dataset.config), report, partial(refuse_bad, rows)).embed
 
 
 def _result(
