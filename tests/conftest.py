@@ -5,10 +5,13 @@ import functools
 import gc
 import inspect
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any, get_args
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would download must fail, not wait
+KEPT = tempfile.TemporaryDirectory(prefix="mmclip-tests-", ignore_cleanup_errors=True)
+os.environ["MMCLIP_CACHE"] = KEPT.name  # features that tests leave behind are not the user's
 os.environ["OMP_NUM_THREADS"] = "1"  # also for the processes that tests start; several workers share the cores
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it deterministic mode refuses matrix products on CUDA
 
