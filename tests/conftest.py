@@ -5,6 +5,7 @@ import functools
 import gc
 import inspect
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -15,6 +16,9 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it deterministic mo
 import hypothesis
 import jaxtyping
 import torch
+
+KEPT = tempfile.TemporaryDirectory(prefix="mmclip-tests-", ignore_cleanup_errors=True)
+os.environ["MMCLIP_CACHE"] = KEPT.name  # features that tests leave behind are not the user's
 
 check_shapes = jaxtyping.jaxtyped
 

@@ -1,6 +1,6 @@
 """`EvalDataset`: an opened evaluation set, of which each part is read once, when a task first needs it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -80,6 +80,18 @@ class EvalDataset:
         """
         self._leave_out(bad)
         self._before_encoding = self.samples
+
+    def leave_out_of_whole(self, indices: Collection[int]) -> None:
+        """Leave samples out by their index in the whole set, as another process has done.
+
+        Raises:
+            UserError: there are more of them than may be.
+        """
+        wanted = set(indices)
+        found = {
+            place: "the first process leaves it out" for place, index in enumerate(self.skipped.kept) if index in wanted
+        }
+        self.leave_out(found)
 
     @property
     def fingerprint(self) -> str:

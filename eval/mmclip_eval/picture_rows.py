@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import xxhash
 from jaxtyping import Int
 from torch import Tensor
 
@@ -29,6 +30,16 @@ class PictureRows:
 
     def __len__(self) -> int:
         return len(self.sample_of_row)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the pictures and their order."""
+        fingerprint = self.samples.fingerprint
+        return xxhash.xxh3_128_hexdigest(repr((fingerprint, self.places)).encode()) if self.places else fingerprint
+
+    def close(self) -> None:
+        """Release what is open; a later read opens it again."""
+        self.samples.close()
 
     def sample_id(self, index: int) -> str:
         """Of the row's sample, and which of its pictures it is where there are several."""

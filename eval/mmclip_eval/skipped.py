@@ -37,6 +37,11 @@ class Skipped:
         return self._all if not self.reasons else SomeSamples(self._all, self._kept)
 
     @property
+    def kept(self) -> tuple[int, ...]:
+        """Indices in the whole set of the samples that are left."""
+        return tuple(self._kept)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """How many, and the first by name."""
         if not self.reasons:

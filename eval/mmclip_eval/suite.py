@@ -4,18 +4,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Protocol, runtime_checkable
-
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.preprocess import ImageSpec
-from mmclip_data.features.encode import CHUNK_SIZE, encode_images, encode_texts
+from mmclip_data.features.encode import CHUNK_SIZE, refuse_bad
+from mmclip_data.features.encoder import Encoder, Encoding
+from mmclip_data.features.model import Towers, ZeroShotModel
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.metrics.estimate import Estimate
+from mmclip_eval.places import place_of
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.subject import subject_of
@@ -27,21 +24,6 @@ Keep = Callable[[Evidence], None]
 """Called once a data set with what its pass saw, after its last result."""
 IsThere = Callable[[str], bool]
 """Called with the name of a result's file."""
-
-
-@runtime_checkable
-class ZeroShotModel(Protocol):
-    """What an evaluation may ask of a model: two callables, and the preprocessing that belongs to them."""
-
-    @property
-    def spec(self) -> ImageSpec: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def embed_uint8(self, images: UInt8[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch embed"]: ...
-
-    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]: ...
 
 
 def evaluate(
@@ -68,49 +50,59 @@ def evaluate(
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"data set name {name!r} is given {names.count(name)} times; names must differ")
-    one_pass = _Pass(model, chunk_size, progress)
-    for opened in [open_dataset(settings, datasets) for settings in datasets]:
-        wanted = [_Asked(opened, measured, identity, seed, one_pass) for measured in opened.measured]
+    encoder = Encoder(Towers(model, chunk_size=chunk_size))
+    opened = [open_dataset(settings, datasets) for settings in datasets]
+    yield from evaluate_opened(encoder, opened, identity, seed=seed, progress=progress, keep=keep, is_there=is_there)
+
+
+def evaluate_opened(
+    encoder: Encoder,
+    opened: Sequence[OpenedDataset],
+    identity: ModelIdentity,
+    *,
+    seed: int = 0,
+    progress: SuiteProgress | None = None,
+    keep: Keep | None = None,
+    is_there: IsThere | None = None,
+) -> Iterator[EvalResult]:
+    """`evaluate` of sets that were opened before, with an encoder that may span several processes and keep features.
+
+    Raises:
+        UserError: a picture cannot be read, or an embedding is not finite.
+    """
+    one_pass = _Pass(encoder, progress)
+    for one in opened:
+        wanted = [_Asked(one, measured, identity, seed, one_pass) for measured in one.measured]
         wanted = [asked for asked in wanted if is_there is None or not is_there(asked.file_name)]
         for asked in wanted:
             yield asked.result()
-        if wanted and keep is not None and (evidence := _evidence(one_pass, opened)) is not None:
+        if wanted and keep is not None and (evidence := _evidence(one_pass, one)) is not None:
             keep(evidence)
 
 
 class _Pass:
     """Encodes each set once, when a task first asks for it."""
 
-    def __init__(self, model: ZeroShotModel, chunk_size: int, progress: SuiteProgress | None) -> None:
-        self.model = model
-        self.chunk_size = chunk_size
+    def __init__(self, encoder: Encoder, progress: SuiteProgress | None) -> None:
+        self.encoder = encoder
+        self.model = encoder.towers.model
+        self.chunk_size = encoder.towers.chunk_size
         self.progress = progress
-        self._image_embed: dict[tuple[str, tuple[str, ...]], tuple[Tensor, Mapping[int, str]]] = {}
         self._encoded: dict[EvalDataset, Encoded] = {}
 
     def __call__(self, dataset: EvalDataset) -> Encoded:
         if dataset not in self._encoded:
-            key = dataset.samples.fingerprint, dataset.rows.places
-            if key not in self._image_embed:
-                self._image_embed[key] = self._encode_images(dataset)
-            encode = partial(encode_texts, embed=self.model.embed_texts, chunk_size=self.chunk_size)
-            image_embed, bad = self._image_embed[key]
-            kept = dataset.leave_out_rows(bad) if bad else slice(None)
-            self._encoded[dataset] = Encoded(dataset, image_embed[kept], encode)
+            encoding = self._encode_images(dataset)
+            kept = dataset.leave_out_rows(encoding.bad) if encoding.bad else slice(None)
+            self._encoded[dataset] = Encoded(dataset, encoding.embed[kept], self.encoder.texts)
         return self._encoded[dataset]
 
-    def _encode_images(self, dataset: EvalDataset) -> tuple[Tensor, Mapping[int, str]]:
+    def _encode_images(self, dataset: EvalDataset) -> Encoding:
         """The rows, and those of them that hold nothing because their picture cannot be read, with the reason."""
-        bad: dict[int, str] | None = None if dataset.skipped.budget is None else {}
-        model, chunk_size = self.model, self.chunk_size
         report = partial(self.progress, dataset.config.name) if self.progress else None
-        try:
-            embeds = encode_images(
-                dataset.rows, model.spec.to_uint8, model.embed_uint8, chunk_size=chunk_size, progress=report, bad=bad
-            )
-            return embeds, bad or {}
-        finally:
-            dataset.samples.close()
+        rows = dataset.rows
+        refuse = partial(refuse_bad, rows) if dataset.skipped.budget is None else None
+        return self.encoder.images(rows, place_of(dataset), report, refuse)
 
 
 @dataclass(frozen=True)

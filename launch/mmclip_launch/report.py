@@ -7,22 +7,24 @@ mmclip report local-dir:weights/ --dataset unseen=shards/test --label json:name 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mmclip.errors import UserError
-from mmclip.release import load
-from mmclip.towers.two_tower import TwoTower
-from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_data.features.encoder import Encoder
+from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
 from mmclip_eval.report.comparison_page import COMPARISON
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
 from mmclip_eval.results.collect import collect
 from mmclip_eval.results.record import distinct
 from mmclip_eval.results.result import EvalResult, ModelIdentity
-from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_model, identity_of
+from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_sets, identity_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.drawing import Pass, bare_subject, draw, draw_comparison, run_of, subject_of
+from mmclip_launch.run.encoding import EncodeOptions, add_store_flags, device_here, load_everywhere, store_of
+from mmclip_launch.run.preflight import check_devices
 from mmclip_launch.screen import Screen
 
 
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         help="instead of a run: one page over the result files (or folders of them) of any number of checkpoints",
     )
     add_dataset_flags(parser)
+    add_store_flags(parser)
     parser.add_argument("--output", type=Path, help="folder for report/ (default: the run's, with --results this one)")
     options = parser.parse_args(arguments)
     screen = Screen()
@@ -48,9 +51,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.results:
         compare_results(options.results, (options.output or Path()) / COMPARISON, screen)
         return
+    how = EncodeOptions(device_here(options.device), store=store_of(options, screen.warn))
+    check_devices(how.device)
     run_folder = run_of(options.checkpoint)
     given = tuple(dataset_of(text, options) for text in options.dataset)
-    done = look(options.checkpoint, run_folder, given, options.device, options.output, screen)
+    done = look(options.checkpoint, run_folder, given, how, options.output, screen)
     draw(done, (options.output or done.results_folder.parent) / PAGE, screen)
 
 
@@ -73,7 +78,7 @@ def look(
     checkpoint: str,
     run_folder: Path | None,
     given: Sequence[EvalDatasetConfig],
-    device: str,
+    how: EncodeOptions,
     output: Path | None,
     screen: Screen,
 ) -> Pass:
@@ -91,20 +96,28 @@ def look(
         subject = bare_subject(run_folder, load_run_config(run_folder / "config.toml").model.arch, str(error))
         return Pass(subject, [], [], run_folder / "results", run_folder)
     results_folder = output / "results" if output else default_output(checkpoint)
-    model = load(checkpoint, device)
+    model, encoder = load_everywhere(checkpoint, raw=False, options=how)
     screen.say(f"encoding held-out pictures with {identity.checkpoint}")
     done = Pass(subject_of(model, identity, run_folder), [], [], results_folder, run_folder)
-    problems = [problem for one in datasets if (problem := _encode(model, one, identity, done, screen, bool(given)))]
+    encode = partial(_encode, encoder, suite=datasets, identity=identity, done=done, screen=screen, strict=bool(given))
+    problems = [problem for one in datasets if (problem := encode(one))]
     return replace(done, subject=replace(done.subject, problems=tuple(problems)))
 
 
 def _encode(
-    model: TwoTower, settings: EvalDatasetConfig, identity: ModelIdentity, done: Pass, screen: Screen, strict: bool
+    encoder: Encoder,
+    settings: EvalDatasetConfig,
+    suite: Sequence[EvalDatasetConfig],
+    identity: ModelIdentity,
+    done: Pass,
+    screen: Screen,
+    strict: bool,
 ) -> str:
     """Add a data set's results and evidence; what is wrong with it is returned, or raised where `strict`."""
     evidence: list[Evidence] = []
     try:
-        results: list[EvalResult] = evaluate_model(model, [settings], "report", screen, identity, evidence.append)
+        opened = open_dataset(settings, suite)
+        results: list[EvalResult] = evaluate_sets(encoder, [opened], "report", screen, identity, keep=evidence.append)
     except UserError as error:
         if strict:
             raise

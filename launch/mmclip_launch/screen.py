@@ -6,7 +6,15 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmclip.training.progress import Progress as RunProgress
 from mmclip_launch.output import Output
@@ -44,6 +52,22 @@ class Screen:
         columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
             yield from bar.track(work, total)
+
+    @contextmanager
+    def bars(self, unit: str) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for each name that progress is reported of, with the time left; none where there is no terminal."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        with Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as bar:
+            known: dict[str, TaskID] = {}
+
+            def advance(name: str, done: int, total: int) -> None:
+                if name not in known:
+                    known[name] = bar.add_task(name, total=total)
+                bar.update(known[name], completed=done, total=total)
+
+            yield advance
 
     def plan(
         self,

@@ -36,8 +36,6 @@ from mmclip.training.step import TrainStep, UpdateRule
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
-from mmclip_eval.results.result import EvalResult
-from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_model
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.run.alarms import ALARMS
 from mmclip_launch.run.config import RunConfig, load_run_config
@@ -46,6 +44,7 @@ from mmclip_launch.run.drawing import Pass, draw_or_warn
 from mmclip_launch.run.folder import claim, config_table, record
 from mmclip_launch.run.hooks import Run, RunHooks
 from mmclip_launch.run.image_features import encode_once, refuse_learning
+from mmclip_launch.run.in_training import InTraining, scores
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
 from mmclip_launch.run.peers import meet_peers, rank, world_size
@@ -90,9 +89,10 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     for line in run.loader.describe(run.total_steps * config.global_batch_size):
         screen.say(line)
     settings, is_main = config_table(config), accelerator.is_main_process
+    datasets = checked.datasets if checked is not None else ()
+    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen)
     with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            evaluation = partial(evaluate_now, config, run.step.trained.judged, screen)
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
@@ -100,9 +100,9 @@ def train(config: RunConfig, resume: bool = False) -> Path:
             finally:
                 write_summary(folder, run.loader.summary(), screen)
         done: Pass | None = None
-        if is_main and (config.evaluation.datasets or config.evaluation.report):
-            done = evaluate_checkpoint(str(folder), config.evaluation.datasets, None, screen)
-            if done.results:
+        if config.evaluation.datasets or config.evaluation.report:
+            done = evaluation.of_finished(str(folder))
+            if done is not None and done.results:
                 writer.write(progress.step, progress.samples_seen, scores(done.results))
     accelerator.wait_for_everyone()
     run.step.release()
@@ -257,17 +257,6 @@ def write_summary(folder: Path, shards: Sequence[Mapping[str, Any]], screen: Scr
     append_lines(path, shards)
     samples, damaged = sum(shard["samples"] for shard in shards), sum(bool(shard["damages"]) for shard in shards)
     screen.say(f"streamed {samples:,} samples of {len(shards)} shards, {damaged} of them damaged: {path}")
-
-
-def evaluate_now(config: RunConfig, towers: TwoTower, screen: Screen, progress: Progress) -> Mapping[str, float]:
-    """Scores of the weights as they are, by `dataset/metric`."""
-    results = evaluate_model(towers, config.evaluation.datasets, f"step {progress.step}", screen)
-    return scores(results)
-
-
-def scores(results: Sequence[EvalResult]) -> dict[str, float]:
-    """The figures of several results by `dataset/metric`."""
-    return {f"{r.dataset}/{name}": estimate.value for r in results for name, estimate in r.metrics.items()}
 
 
 if __name__ == "__main__":

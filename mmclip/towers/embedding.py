@@ -78,7 +78,7 @@ class Embedder(nn.Module):
     @torch.inference_mode()
     def embed_uint8(self, images: UInt8[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch embed"]:
         """L2-normalised image embeddings on the CPU, in evaluation mode; `images` come from `spec.to_uint8`."""
-        with _evaluating(self):
+        with evaluating(self):
             pixels = self.spec.normalise(images.to(self.device), self.logit_scale.dtype)
             return F.normalize(self.encode_image(pixels).float(), dim=-1).cpu()
 
@@ -95,8 +95,13 @@ class Embedder(nn.Module):
         """L2-normalised embeddings of captions, one row each, on the CPU."""
         if isinstance(texts, str) or not texts:
             raise UserError(f"embed_texts: expected a list with at least one text, got {texts!r}")
-        with _evaluating(self):
-            parts = [(part, self.text_lengths(part)) for part in self.tokenizer(texts).split(EMBED_CHUNK)]
+        return self.embed_tokens(self.tokenizer(texts))
+
+    @torch.inference_mode()
+    def embed_tokens(self, tokens: Int[Tensor, "batch token"]) -> Float[Tensor, "batch embed"]:
+        """`embed_texts` of what `tokenizer` made of them."""
+        with evaluating(self):
+            parts = [(part, self.text_lengths(part)) for part in tokens.split(EMBED_CHUNK)]
             embeds = [self.encode_text(self.trim(part).to(self.device), lengths) for part, lengths in parts]
             return torch.cat([F.normalize(embed.float(), dim=-1).cpu() for embed in embeds])
 
@@ -126,7 +131,7 @@ class Embedder(nn.Module):
 
 
 @contextmanager
-def _evaluating(model: Embedder) -> Iterator[None]:
+def evaluating(model: Embedder) -> Iterator[None]:
     """Evaluation mode inside, the former mode of every part afterwards: embedding must not switch off a training run."""
     training = [part for part in model.modules() if part.training]
     model.eval()

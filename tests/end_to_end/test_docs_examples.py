@@ -25,6 +25,7 @@ from PIL import Image
 from mmclip_data.shards import ShardWriter
 from mmclip_launch.cli import VERBS
 from mmclip_launch.run.config import RunConfig, load_run_config
+from mmclip_launch.run.suite_files import SuiteConfig
 from mmclip_launch.run.tables import from_table
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,10 @@ WITH_PYTHON = [p for p in RUN_PAGES if any(not block.title for block in blocks(p
 WITH_COMMANDS = [p for p in RUN_PAGES if p.stem != "extending" and any(c.startswith("mmclip ") for c in commands(p))]
 
 
+def is_suite(block: Block) -> bool:
+    return bool(block.title) and tomllib.loads(block.text).keys() == {"datasets"}
+
+
 def name_of(page: Path) -> str:
     return page.stem
 
@@ -90,9 +95,11 @@ def test_every_block_parses(page: Path):
 @pytest.mark.parametrize("page", RUN_PAGES, ids=name_of)
 def test_every_table_of_a_run_file_is_one(page: Path):
     for block in blocks(page, "toml"):
-        if block.title:  # a run file that needs the example before it
-            continue
         table = tomllib.loads(block.text)
+        if is_suite(block):
+            from_table(SuiteConfig, table, page.name)
+        if block.title:  # a suite, or a run file that needs the example before it
+            continue
         whole = table if "global_batch_size" in table else {**BASE, **table}
         whole["data"] = {**BASE["data"], **whole["data"]}
         from_table(RunConfig, whole, page.name)
@@ -111,8 +118,10 @@ def test_every_command_names_what_exists(page: Path):
             if word.startswith("launch/") and word.endswith((".toml", ".yaml", ".sh")):
                 assert (ROOT / word).is_file() or "mine" in word, command
         if words[0] in ("torchrun", "accelerate"):
-            module = words.index("mmclip_launch.train")
-            load_run_config(ROOT / words[module + 1], words[module + 2 :])
+            module = words.index("-m") + 1
+            assert words[module] in {name for name, _ in VERBS.values()}, command
+            if words[module] == "mmclip_launch.train":
+                load_run_config(ROOT / words[module + 1], words[module + 2 :])
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +175,9 @@ def run_verb(verb: str, words: Sequence[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_mmclip_commands_of_a_page_run(page: Path, reader: Path):
+    for block in blocks(page, "toml"):
+        if is_suite(block):
+            (reader / block.title).write_text(block.text)
     for command in commands(page):
         name, *words = shlex.split(command)
         if name == "mmclip":

@@ -51,6 +51,7 @@ RUN_FILES = {
     ),
     "preset.toml": RUN[: RUN.index("[model.inline]")] + '[model]\narch = "nano-vit-32"\n',
     "resumed.toml": RUN.replace('"new"', '"done"'),
+    "suite.toml": '[[datasets]]\nname = "x"\npath = "data"\nsplits = "train"\n',
 }
 
 

@@ -11,7 +11,7 @@ rest is encoded again. The rows of a block begin and end at whole pages, so that
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,17 +42,22 @@ class FeatureKey:
     """`tower_hash` of the tower that encodes."""
     precision: str
     """Precision that it computes in."""
-    spec: ImageSpec
+    spec: ImageSpec | None
+    """None for texts."""
     source: str
     """Fingerprint of the source."""
     rows: int
     embed_dim: int
     block_rows: int = BLOCK_ROWS
+    made_with: tuple[str, ...] = ()
+    """What else moves the last digits, such as the device and versions, where it must not be another."""
 
     @property
     def table(self) -> dict[str, Any]:
         """The key in plain values."""
-        return {"version": VERSION, **asdict(self), "spec": self.spec.to_open_clip()}
+        table = {"version": VERSION, **asdict(self), "spec": self.spec.to_open_clip() if self.spec else None}
+        made_with = {"made_with": list(self.made_with)} if self.made_with else {}
+        return {name: value for name, value in table.items() if name != "made_with"} | made_with
 
     @property
     def digest(self) -> str:
@@ -62,10 +67,15 @@ class FeatureKey:
 
 def tower_hash(tower: nn.Module) -> str:
     """Hex digits that change with any weight or statistic of a tower, or its name."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in tower.state_dict().items():
+    return state_hash(tower.state_dict())
+
+
+def state_hash(state: Mapping[str, Tensor], description: str = "") -> str:
+    """Hex digits that change with any of the tensors, its name, or what is said of them."""
+    digest = xxhash.xxh3_128(description.encode())
+    for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -126,21 +136,44 @@ class FeatureCache:
         self, block: int, features: Float[Tensor, "row embed"], bad: Mapping[int, str], rank: int, ranks: int
     ) -> None:
         """Keep the rows of a block, then note that they are there."""
-        content = features.numpy().astype("<f4").tobytes()
+        self.write_blocks({block: (features, bad)}, rank, ranks)
+
+    def write_blocks(
+        self, blocks: Mapping[int, tuple[Float[Tensor, "_ embed"], Mapping[int, str]]], rank: int, ranks: int
+    ) -> None:
+        """Keep several blocks and wait for the disk once."""
+        entries: list[Block] = []
         with self.path.open("r+b", buffering=0) as file:
-            written = os.pwrite(file.fileno(), content, self.rows_of(block).start * self.key.embed_dim * 4)
-            if written != len(content):
-                raise MachineError(
-                    f"{self.path}: {written:,} of {len(content):,} bytes were written: is the disk full?"
-                )
+            for number, (features, bad) in blocks.items():
+                content = features.numpy().astype("<f4").tobytes()
+                written = os.pwrite(file.fileno(), content, self.rows_of(number).start * self.key.embed_dim * 4)
+                if written != len(content):
+                    raise MachineError(
+                        f"{self.path}: {written:,} of {len(content):,} bytes were written: is the disk full?"
+                    )
+                reasons = {str(row): reason for row, reason in bad.items()}
+                entries.append(Block(number, xxhash.xxh3_64_hexdigest(content), reasons))
             os.fsync(file.fileno())
-        entry = Block(block, xxhash.xxh3_64_hexdigest(content), {str(row): reason for row, reason in bad.items()})
         journal = self.folder / f"done-{rank}-of-{ranks}.jsonl"
         torn = journal.exists() and not journal.read_bytes().endswith(b"\n")
         with journal.open("a") as file:
-            file.write("\n" * torn + json.dumps(asdict(entry)) + "\n")
+            file.write("\n" * torn + "".join(json.dumps(asdict(entry)) + "\n" for entry in entries))
             file.flush()
             os.fsync(file.fileno())
+
+    def read_blocks(self) -> Iterator[tuple[Block, Float[Tensor, "_ embed"]]]:
+        """What is done and still as it was written; a block that is not is left out, and so is encoded again."""
+        width = self.key.embed_dim * 4
+        with self.path.open("rb") as file:
+            for number, block in sorted(self.done().items()):
+                if not 0 <= number < self.blocks:
+                    continue
+                rows = self.rows_of(number)
+                file.seek(rows.start * width)
+                content = file.read(len(rows) * width)
+                if xxhash.xxh3_64_hexdigest(content) == block.checksum:
+                    values = np.frombuffer(content, dtype="<f4").reshape(len(rows), -1)
+                    yield block, torch.from_numpy(values.astype(np.float32))
 
     def features(self) -> "Features":
         """The finished features.

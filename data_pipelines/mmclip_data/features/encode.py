@@ -1,14 +1,17 @@
-"""One pass of a frozen tower over pictures or texts, in chunks of one fixed size.
+"""Pictures and texts through a tower, in chunks of one fixed size.
 
 Matrix products differ in the last digits with the number of rows, so every call sees exactly `chunk_size` rows (the
-last chunk is filled by repeating its last row): the output is bit-identical whatever batch size a run or a rank uses.
+last chunk is filled by repeating its last row), and which rows share a chunk is a function of the source alone: the
+output is bit-identical whatever batch size, threads or ranks a run uses.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +20,21 @@ from PIL import Image
 from torch import Tensor
 
 from mmclip.errors import BadSampleError, UserError
+from mmclip_data.features.tower_threads import in_order
 from mmclip_data.loading.decode import decode_image
 
 CHUNK_SIZE = 64
-MAX_DECODE_THREADS = 8
+MAX_DECODE_THREADS = 16
 CHUNKS_AHEAD = 2
 """Chunks decoded while the tower works; more only costs memory."""
 
 ToUint8 = Callable[[Image.Image], UInt8[Tensor, "3 height width_px"]]
 EmbedImages = Callable[[UInt8[Tensor, "batch 3 height width_px"]], Float[Tensor, "batch embed"]]
 EmbedTexts = Callable[[Sequence[str]], Float[Tensor, "batch embed"]]
+Pixels = Callable[[int], UInt8[Tensor, "3 height width_px"]]
+"""The picture of a row, from any thread; raises `BadSampleError` where there is none."""
+Name = Callable[[int], str]
+"""Says which row it is, for messages."""
 Progress = Callable[[int, int], None]
 """Called with the rows done and the rows in all."""
 
@@ -42,6 +50,71 @@ class ImageSource(Protocol):
     def image_bytes(self, index: int) -> bytes: ...
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that went through a tower together."""
+
+    rows: range
+    embed: Float[Tensor, "row embed"]
+    """L2-normalised, fp32, on the CPU; zeros where there is no picture, of width 0 where there is none at all."""
+    bad: Mapping[int, str]
+    """Rows without a picture, with the reason."""
+
+
+def chunks_of(rows: range, chunk_size: int) -> Iterator[range]:
+    """Consecutive rows, the last chunk as long as what is left."""
+    for start in range(rows.start, rows.stop, chunk_size):
+        yield range(start, min(start + chunk_size, rows.stop))
+
+
+def image_chunks(
+    pixels: Pixels,
+    chunks: Iterable[range],
+    embed: EmbedImages,
+    name: Name,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    towers: int = 1,
+    decode_threads: int | None = None,
+) -> Iterator[Chunk]:
+    """Yield the chunks in their order; `towers` of them are encoded at once, and some are decoded ahead.
+
+    Raises:
+        UserError: an embedding is not finite; `name` tells which.
+    """
+    with ThreadPoolExecutor(decode_threads or _decode_threads(), thread_name_prefix="decode") as decoders:
+        jobs = (
+            partial(_embedded, rows, [decoders.submit(_picture, pixels, row) for row in rows], embed, name, chunk_size)
+            for rows in chunks
+        )
+        try:
+            yield from in_order(jobs, towers, CHUNKS_AHEAD)
+        finally:
+            decoders.shutdown(cancel_futures=True)
+
+
+def text_chunks(
+    texts: Sequence[str],
+    chunks: Iterable[range],
+    embed: Callable[[Any], Float[Tensor, "batch embed"]],
+    *,
+    prepare: Callable[[Sequence[str]], Any] = list,
+    chunk_size: int = CHUNK_SIZE,
+    towers: int = 1,
+) -> Iterator[Chunk]:
+    """Yield the chunks in their order; what `prepare` makes of the texts of each, in the calling thread, is embedded.
+
+    Raises:
+        UserError: an embedding is not finite; the text is quoted.
+    """
+
+    def job(rows: range) -> Callable[[], Chunk]:
+        own = texts[rows.start : rows.stop]
+        return partial(_embedded_texts, rows, prepare(padded(own, chunk_size)), own, embed, chunk_size)
+
+    yield from in_order(map(job, chunks), towers, CHUNKS_AHEAD)
+
+
 def encode_images(
     source: ImageSource,
     to_uint8: ToUint8,
@@ -54,9 +127,9 @@ def encode_images(
 ) -> Float[Tensor, "sample embed"]:
     """L2-normalised fp32 embeddings on the CPU, one row per sample in the order of `source`.
 
-    Bytes are read by the calling thread and decoded by `decode_threads` others (default: one per core, at most 8). A row
-    whose picture cannot be read or decoded goes to `bad` where it is given, with the reason, and is zero; the others are
-    what they would be beside any picture.
+    Bytes are read and decoded by `decode_threads` threads (default: one per core, at most 16). A row whose picture cannot be
+    read or decoded goes to `bad` where it is given, with the reason, and is zero; the others are what they would be beside
+    any picture.
 
     Raises:
         UserError: the source is empty, a picture cannot be decoded (and `bad` is None) or none can, or an embedding is not
@@ -65,115 +138,87 @@ def encode_images(
     total = len(source)
     if not total:
         raise UserError("nothing to encode: the source holds no sample")
-    threads = decode_threads or min(MAX_DECODE_THREADS, os.cpu_count() or 1)
-    rows: list[tuple[int, Tensor | None]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for start, pictures in _picture_chunks(source, to_uint8, chunk_size, pool):
-                _note_bad(source, start, pictures, bad)
-                found = embed_some(
-                    pictures, embed, chunk_size, lambda row, start=start: f"sample {source.sample_id(start + row)}"
-                )
-                rows.append((len(pictures), found))
-                _report(progress, start + len(pictures), total)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    width = next((found.shape[1] for _, found in rows if found is not None), None)
-    if width is None:
-        raise UserError(f"sample {source.sample_id(0)} {(bad or {})[0]}, and no other picture can be read")
-    return torch.cat([torch.zeros(count, width) if found is None else found for count, found in rows])
-
-
-def embed_some(
-    pictures: Sequence[Tensor | BadSampleError], embed: EmbedImages, chunk_size: int, name: Callable[[int], str]
-) -> Float[Tensor, "row embed"] | None:
-    """Embeddings of a chunk in which some pictures could not be read; None where there is no picture at all.
-
-    Those rows are zero, the others what they would be beside any picture.
-
-    Raises:
-        UserError: an embedding is not finite; `name` tells which.
-    """
-    sound = next((picture for picture in pictures if isinstance(picture, Tensor)), None)
-    if sound is None:
-        return None
-    blank = torch.zeros_like(sound)
-    stacked = torch.stack([picture if isinstance(picture, Tensor) else blank for picture in pictures])
-    rows = finite(embed_padded(embed, stacked, chunk_size), name)
-    rows[[number for number, picture in enumerate(pictures) if not isinstance(picture, Tensor)]] = 0
-    return rows
+    rows: list[Chunk] = []
+    for chunk in image_chunks(
+        pictures_of(source, to_uint8),
+        chunks_of(range(total), chunk_size),
+        embed,
+        lambda row: f"sample {source.sample_id(row)}",
+        chunk_size=chunk_size,
+        decode_threads=decode_threads,
+    ):
+        if bad is None:
+            refuse_bad(source, chunk.bad)
+        else:
+            bad |= chunk.bad
+        rows.append(chunk)
+        if progress is not None:
+            progress(chunk.rows.stop, total)
+    width = max(chunk.embed.shape[1] for chunk in rows)
+    if not width:
+        raise UserError(f"sample {source.sample_id(0)} {rows[0].bad[0]}, and no other picture can be read")
+    return torch.cat([chunk.embed if chunk.embed.shape[1] else torch.zeros(len(chunk.rows), width) for chunk in rows])
 
 
 def encode_texts(
-    texts: Sequence[str], embed: EmbedTexts, *, chunk_size: int = CHUNK_SIZE, progress: Progress | None = None
+    texts: Sequence[str], embed: EmbedTexts, *, chunk_size: int = CHUNK_SIZE
 ) -> Float[Tensor, "text embed"]:
     """L2-normalised fp32 embeddings on the CPU, one row per text; equal texts are encoded once and get equal rows.
 
     Raises:
         UserError: there is no text, or an embedding is not finite; names the text.
     """
+    distinct, places = distinct_texts(texts)
+    chunks = chunks_of(range(len(distinct)), chunk_size)
+    rows = torch.cat([chunk.embed for chunk in text_chunks(distinct, chunks, embed, chunk_size=chunk_size)])
+    return rows[places]
+
+
+def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Each text once, in the order of its first place, and where among them each of `texts` stands.
+
+    Raises:
+        UserError: there is no text.
+    """
     if not texts:
         raise UserError("nothing to encode: the list of texts is empty")
-    distinct = list(dict.fromkeys(texts))
-    rows: list[Tensor] = []
-    for start in range(0, len(distinct), chunk_size):
-        chunk = distinct[start : start + chunk_size]
-        padded = chunk + chunk[-1:] * (chunk_size - len(chunk))
-        embeds = _normalised(embed(padded), chunk_size)[: len(chunk)]
-        rows.append(finite(embeds, lambda row, chunk=chunk: f"text {chunk[row]!r}"))
-        _report(progress, start + len(chunk), len(distinct))
-    position = {text: index for index, text in enumerate(distinct)}
-    return torch.cat(rows)[torch.tensor([position[text] for text in texts])]
+    position = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    return list(position), torch.tensor([position[text] for text in texts])
 
 
-def _picture_chunks(
-    source: ImageSource, to_uint8: ToUint8, chunk_size: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, list[Tensor | BadSampleError]]]:
-    ahead: deque[tuple[int, list[Future[Tensor]]]] = deque()
-    for start in range(0, len(source), chunk_size):
-        indices = range(start, min(start + chunk_size, len(source)))
-        ahead.append((start, [_decoded(source, index, to_uint8, pool) for index in indices]))
-        if len(ahead) > CHUNKS_AHEAD:
-            yield _results(*ahead.popleft())
-    while ahead:
-        yield _results(*ahead.popleft())
+def padded(texts: Sequence[str], chunk_size: int) -> list[str]:
+    """A full chunk: the last text is repeated."""
+    return [*texts, *[texts[-1]] * (chunk_size - len(texts))]
 
 
-def _decoded(source: ImageSource, index: int, to_uint8: ToUint8, pool: ThreadPoolExecutor) -> Future[Tensor]:
-    try:
-        data = source.image_bytes(index)
-    except BadSampleError as error:
-        failed: Future[Tensor] = Future()
-        failed.set_exception(BadSampleError(f"cannot be read: {error}"))
-        return failed
-    return pool.submit(_decode, data, to_uint8)
+def pictures_of(source: ImageSource, to_uint8: ToUint8) -> Pixels:
+    """The pictures of an evaluation source by row; one thread reads at a time, several decode."""
+    lock = Lock()  # sources keep a file open between two reads
 
-
-def _decode(data: bytes, to_uint8: ToUint8) -> Tensor:
-    try:
-        return to_uint8(decode_image(data))
-    except BadSampleError as error:
-        raise BadSampleError(f"cannot be decoded: {error}") from error
-
-
-def _results(start: int, pictures: list[Future[Tensor]]) -> tuple[int, list[Tensor | BadSampleError]]:
-    found: list[Tensor | BadSampleError] = []
-    for picture in pictures:
+    def pixels(row: int) -> Tensor:
         try:
-            found.append(picture.result())
+            with lock:
+                data = source.image_bytes(row)
         except BadSampleError as error:
-            found.append(error)
-    return start, found
+            raise BadSampleError(f"cannot be read: {error}") from error
+        try:
+            return to_uint8(decode_image(data))
+        except BadSampleError as error:
+            raise BadSampleError(f"cannot be decoded: {error}") from error
+
+    return pixels
 
 
-def _note_bad(
-    source: ImageSource, start: int, pictures: Sequence[Tensor | BadSampleError], bad: dict[int, str] | None
-) -> None:
-    for row, picture in enumerate(pictures, start):
-        if not isinstance(picture, Tensor):
-            if bad is None:
-                raise UserError(f"sample {source.sample_id(row)} {picture}; mend it or take it out") from picture
-            bad[row] = str(picture)
+def refuse_bad(source: ImageSource, bad: Mapping[int, str]) -> None:
+    """Refuse pictures that could not be encoded.
+
+    Raises:
+        UserError: there are some; the first is named.
+    """
+    if bad:
+        first = min(bad)
+        others = f" ({len(bad):,} such samples so far)" if len(bad) > 1 else ""
+        raise UserError(f"sample {source.sample_id(first)} {bad[first]}; mend it or take it out{others}")
 
 
 def embed_padded(
@@ -184,14 +229,7 @@ def embed_padded(
     return _normalised(embed(torch.cat([pixels, filler])), chunk_size)[: len(pixels)]
 
 
-def _normalised(embeds: Tensor, rows: int) -> Tensor:
-    if embeds.ndim != 2 or len(embeds) != rows:
-        raise ValueError(f"the tower returned shape {tuple(embeds.shape)} for {rows} rows: expected [{rows}, embed]")
-    # Callables that already normalise lose nothing; those that do not would otherwise rank by length.
-    return F.normalize(embeds.detach().float().cpu(), dim=-1)
-
-
-def finite(embeds: Float[Tensor, "row embed"], name: Callable[[int], str]) -> Float[Tensor, "row embed"]:
+def finite(embeds: Float[Tensor, "row embed"], name: Name) -> Float[Tensor, "row embed"]:
     """The embeddings themselves.
 
     Raises:
@@ -206,6 +244,44 @@ def finite(embeds: Float[Tensor, "row embed"], name: Callable[[int], str]) -> Fl
     return embeds
 
 
-def _report(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)
+def _picture(pixels: Pixels, row: int) -> Tensor | BadSampleError:
+    try:
+        return pixels(row)
+    except BadSampleError as error:
+        return error
+
+
+def _embedded(
+    rows: range, pictures: Sequence[Future[Tensor | BadSampleError]], embed: EmbedImages, name: Name, chunk_size: int
+) -> Chunk:
+    """A chunk in which a missing picture is blank: the others are as they would be beside any other."""
+    found = [picture.result() for picture in pictures]
+    bad = {row: str(item) for row, item in zip(rows, found, strict=True) if not isinstance(item, Tensor)}
+    sound = next((item for item in found if isinstance(item, Tensor)), None)
+    if sound is None:
+        return Chunk(rows, torch.zeros(len(rows), 0), bad)
+    blank = torch.zeros_like(sound)
+    stacked = torch.stack([item if isinstance(item, Tensor) else blank for item in found])
+    features = finite(embed_padded(embed, stacked, chunk_size), lambda row: name(rows.start + row))
+    features[[row - rows.start for row in bad]] = 0
+    return Chunk(rows, features, bad)
+
+
+def _embedded_texts(
+    rows: range, prepared: Any, texts: Sequence[str], embed: Callable[[Any], Tensor], chunk_size: int
+) -> Chunk:
+    embeds = _normalised(embed(prepared), chunk_size)[: len(texts)]
+    return Chunk(rows, finite(embeds, lambda row: f"text {texts[row]!r}"), {})
+
+
+def _normalised(embeds: Tensor, rows: int) -> Tensor:
+    if embeds.ndim != 2 or len(embeds) != rows:
+        raise ValueError(f"the tower returned shape {tuple(embeds.shape)} for {rows} rows: expected [{rows}, embed]")
+    # Callables that already normalise lose nothing; those that do not would otherwise rank by length.
+    return F.normalize(embeds.detach().float().cpu(), dim=-1)
+
+
+def _decode_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MAX_DECODE_THREADS, cores // ranks_here))

@@ -4,32 +4,19 @@ Which rows share a chunk is a function of the source alone, so the features are 
 threads and kills.
 """
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mmclip.errors import BadSampleError, UserError
+from mmclip.errors import UserError
 from mmclip_data.features.cache import FeatureCache
-from mmclip_data.features.encode import (
-    CHUNK_SIZE,
-    CHUNKS_AHEAD,
-    MAX_DECODE_THREADS,
-    EmbedImages,
-    ImageSource,
-    ToUint8,
-    embed_some,
-)
+from mmclip_data.features.encode import CHUNK_SIZE, EmbedImages, Pixels, ToUint8, chunks_of, image_chunks
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.sources import Source, picture_of
-
-Pixels = Callable[[int], UInt8[Tensor, "3 height width_px"]]
-"""The picture of a row; raises `BadSampleError` where there is none."""
 
 
 class SourcePictures:
@@ -58,11 +45,6 @@ class SourcePictures:
         return self.to_uint8(Image.fromarray(raw))
 
 
-def pictures_of(source: ImageSource, to_uint8: ToUint8) -> Pixels:
-    """The pictures of an evaluation source by row."""
-    return lambda row: to_uint8(decode_image(source.image_bytes(row)))
-
-
 def fill(
     cache: FeatureCache,
     pixels: Pixels,
@@ -73,83 +55,41 @@ def fill(
     chunk_size: int = CHUNK_SIZE,
     threads: int | None = None,
     name: Callable[[int], str] = "row {} of the source".format,
+    towers: int = 1,
 ) -> Iterator[int]:
     """Encode this rank's blocks that nobody has finished yet; yields the number of each when it is kept.
 
-    `name` says which row it is where one fails. `pixels` is called by `threads` others (default: one per core, at most 8),
-    and may be in several at once.
+    `name` says which row it is where one fails. `pixels` is called by `threads` others (default: one per core, at most 16),
+    and may be in several at once; `towers` is how many chunks are encoded at once.
 
     Raises:
         UserError: an embedding is not finite.
     """
+    if cache.key.block_rows % chunk_size:
+        raise UserError(f"block_rows={cache.key.block_rows}: expected a multiple of the chunk of {chunk_size} rows")
     blocks = missing_blocks(cache, rank, ranks)
-    chunks = (chunk for block in blocks for chunk in _chunks(cache, block, chunk_size))
+    chunks = chain.from_iterable(chunks_of(cache.rows_of(block), chunk_size) for block in blocks)
     rows: list[Tensor] = []
     bad: dict[int, str] = {}
-    with ThreadPoolExecutor(threads or min(MAX_DECODE_THREADS, os.cpu_count() or 1)) as pool:
-        try:
-            for block, chunk, pictures in _ahead(chunks, pixels, pool):
-                reasons = {
-                    row: str(item) for row, item in zip(chunk, pictures, strict=True) if not isinstance(item, Tensor)
-                }
-                rows.append(
-                    _embedded(
-                        pictures, embed, chunk_size, cache.key.embed_dim, lambda row, chunk=chunk: name(chunk[row])
-                    )
-                )
-                bad |= reasons
-                if chunk.stop == cache.rows_of(block).stop:
-                    cache.write(block, torch.cat(rows), bad, rank, ranks)
-                    rows, bad = [], {}
-                    yield block
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for chunk in image_chunks(
+        pixels,
+        chunks,
+        embed,
+        name,
+        chunk_size=chunk_size,
+        towers=towers,
+        decode_threads=threads,
+    ):
+        block = chunk.rows.start // cache.key.block_rows
+        rows.append(chunk.embed if chunk.embed.shape[1] else torch.zeros(len(chunk.rows), cache.key.embed_dim))
+        bad |= chunk.bad
+        if chunk.rows.stop == cache.rows_of(block).stop:
+            cache.write(block, torch.cat(rows), bad, rank, ranks)
+            rows, bad = [], {}
+            yield block
 
 
 def missing_blocks(cache: FeatureCache, rank: int, ranks: int) -> list[int]:
     """Blocks that a rank still has to encode; which are its own does not depend on what others have finished meanwhile."""
     done = cache.done()
     return [block for block in range(rank, cache.blocks, ranks) if block not in done]
-
-
-def _chunks(cache: FeatureCache, block: int, chunk_size: int) -> Iterator[tuple[int, range]]:
-    if cache.key.block_rows % chunk_size:
-        raise UserError(f"block_rows={cache.key.block_rows}: expected a multiple of the chunk of {chunk_size} rows")
-    rows = cache.rows_of(block)
-    for start in range(rows.start, rows.stop, chunk_size):
-        yield block, range(start, min(start + chunk_size, rows.stop))
-
-
-def _ahead(
-    chunks: Iterator[tuple[int, range]], pixels: Pixels, pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, range, list[Tensor | BadSampleError]]]:
-    ahead: deque[tuple[int, range, list[Future[Tensor | BadSampleError]]]] = deque()
-    for block, chunk in chunks:
-        ahead.append((block, chunk, [pool.submit(_picture, pixels, row) for row in chunk]))
-        if len(ahead) > CHUNKS_AHEAD:
-            block, chunk, pictures = ahead.popleft()
-            yield block, chunk, [picture.result() for picture in pictures]
-    for block, chunk, pictures in ahead:
-        yield block, chunk, [picture.result() for picture in pictures]
-
-
-def _picture(pixels: Pixels, row: int) -> Tensor | BadSampleError:
-    try:
-        return pixels(row)
-    except BadSampleError as error:
-        return error
-
-
-def _embedded(
-    pictures: list[Tensor | BadSampleError],
-    embed: EmbedImages,
-    chunk_size: int,
-    embed_dim: int,
-    name: Callable[[int], str],
-) -> Tensor:
-    """Features of a chunk, zero where there is no picture: the others are as they would be beside any other."""
-    found = embed_some(pictures, embed, chunk_size, name)
-    return torch.zeros(len(pictures), embed_dim) if found is None else found
-
-
-__all__ = ["Pixels", "SourcePictures", "fill", "missing_blocks", "pictures_of"]

@@ -1,11 +1,11 @@
 """How shards on a store are read. Where credentials come from is the store's own affair: see docs/stores.md."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_data.cache_home import cache_home
 
 Mode = Literal["auto", "download", "range"]
 
@@ -44,6 +44,4 @@ class CacheConfig:
     @property
     def path(self) -> Path:
         """The folder, as named or by default."""
-        if self.folder:
-            return Path(self.folder)
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmclip" / "shards"
+        return Path(self.folder) if self.folder else cache_home() / "shards"

@@ -6,7 +6,7 @@ Precedence: the defaults below, then the file, then the flags. The resolved file
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.profile import ProfileConfig
+from mmclip_launch.run.suite_files import read_suite
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
 
@@ -39,6 +40,8 @@ class EvaluationConfig:
 
     datasets: tuple[EvalDatasetConfig, ...] = ()
     """Each a `[[evaluation.datasets]]` table."""
+    suite: str | None = None
+    """A TOML file of `[[datasets]]` tables, as `mmclip eval` takes: its sets are added to `datasets`."""
     every_steps: int | None = None
     """Evaluate each time so many steps are done; by default before the first step and at the end only."""
     report: bool = True
@@ -152,7 +155,16 @@ def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmcli
     table = read_toml(path)
     remaining = _choose_union_members(table, list(flags))
     config = from_table(RunConfig, table, str(path))
-    return _apply_flags(config, remaining, program) if remaining else config
+    return _with_suite(_apply_flags(config, remaining, program) if remaining else config)
+
+
+def _with_suite(config: RunConfig) -> RunConfig:
+    """The sets of the suite file written out, so that the run folder says what they were."""
+    evaluation = config.evaluation
+    if evaluation.suite is None:
+        return config
+    sets = (*evaluation.datasets, *read_suite(Path(evaluation.suite)))
+    return replace(config, evaluation=replace(evaluation, datasets=sets, suite=None))
 
 
 def _choose_union_members(table: dict[str, Any], flags: list[str]) -> list[str]:

@@ -129,8 +129,9 @@ class RunHooks:
         if not self.config.evaluation.datasets or not due or progress.step == self.total_steps:
             return
         self.flush()
+        figures = self.run_evaluation(progress)  # on every rank: each encodes its share of the pictures
         if self.accelerator.is_main_process:
-            self.writer.write(progress.step, progress.samples_seen, self.run_evaluation(progress))
+            self.writer.write(progress.step, progress.samples_seen, figures)
         self.accelerator.wait_for_everyone()
         self._since = time.perf_counter()
 

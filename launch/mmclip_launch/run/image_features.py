@@ -9,10 +9,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mmclip.errors import UserError
+from mmclip.towers.embedding import evaluating
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.precision import Precision, autocast
 from mmclip_data.features.cache import BLOCK_ROWS, FeatureCache, FeatureKey, tower_hash
 from mmclip_data.features.encode_once import SourcePictures, fill, missing_blocks
+from mmclip_data.features.tower_threads import tower_threads
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.hooks import Run
@@ -62,9 +64,11 @@ def encode_once(config: RunConfig, accelerator: Accelerator, run: Run, screen: S
     what = f"{len(mine):,} of {cache.blocks:,} blocks of {key.block_rows:,} to encode" if mine else "all there"
     beside = f"; {len(others)} other keys stand beside it" if others and mine else ""
     screen.say(f"features of {key.rows:,} pictures in {cache.folder}: {what}{beside}")
-    passed = fill(cache, pictures, partial(_embed, towers, settled(config)), rank=rank, ranks=ranks)
-    for _ in screen.track(passed, len(mine), "image features"):
-        pass
+    embed, together = partial(_embed, towers, settled(config)), tower_threads(accelerator.device)
+    passed = fill(cache, pictures, embed, rank=rank, ranks=ranks, towers=together)
+    with evaluating(towers):  # here for all threads, not by each for itself
+        for _ in screen.track(passed, len(mine), "image features"):
+            pass
     accelerator.wait_for_everyone()
     features = cache.features()
     if features.bad:

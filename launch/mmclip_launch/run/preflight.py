@@ -85,8 +85,12 @@ def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
     return order.samples_per_epoch
 
 
-def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[OpenedDataset]:
+def open_datasets(
+    datasets: Sequence[EvalDatasetConfig], suite: Sequence[EvalDatasetConfig] | None = None
+) -> list[OpenedDataset]:
     """Open and check every evaluation set, all before a model is loaded.
+
+    `suite` holds those that a task may name as related ones, where they are more than `datasets`.
 
     Raises:
         UserError: two share a name, or one is unsound.
@@ -101,7 +105,7 @@ def open_datasets(datasets: Sequence[EvalDatasetConfig]) -> list[OpenedDataset]:
     opened: list[OpenedDataset] = []
     for settings in datasets:
         try:
-            opened.append(open_dataset(settings, datasets))
+            opened.append(open_dataset(settings, datasets if suite is None else suite))
         except UserError as error:
             raise UserError(f"evaluation data set {settings.name!r}: {error}") from error
         opened[-1].close()

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mmclip.errors import BadSampleError, UserError
 from mmclip.preprocess import ImageSpec
 from mmclip_data.features.cache import FeatureCache, FeatureKey, tower_hash
-from mmclip_data.features.encode import encode_images
-from mmclip_data.features.encode_once import SourcePictures, fill, pictures_of
+from mmclip_data.features.encode import encode_images, pictures_of
+from mmclip_data.features.encode_once import SourcePictures, fill
 from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.sources import IndexedTarsConfig, SyntheticConfig
 

@@ -191,7 +191,7 @@ def test_length_batch_and_frequencies(tmp_path: Path):
     assert (config.checkpoint.every_steps, config.checkpoint.keep) == (2 * 250, 1)
     assert config.evaluation.every_steps == 3 * 250
     (dataset,) = config.evaluation.datasets
-    assert (dataset.path, dataset.tasks) == ("v.tar", ("zero_shot_retrieval",))
+    assert (dataset.path, [task.type for task in dataset.tasks]) == ("v.tar", ["zero_shot_retrieval"])
     assert (config.model.arch, config.output, config.optimizer.max_grad_norm) == ("ViT-B-32", "out/here", 2)
 
 

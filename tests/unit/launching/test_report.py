@@ -13,6 +13,7 @@ from mmclip_data.shards.read import ShardReader
 from mmclip_launch import evaluate, report
 from mmclip_launch.run import drawing
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.encoding import EncodeOptions
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 
@@ -181,7 +182,7 @@ def test_several_passes_have_a_page_each_and_one_over_them_all(finished: Path, t
     screen = Screen()
     (folder,) = (finished / "run" / "checkpoints").glob("*3")
     given = load_run_config(finished / "run" / "config.toml").evaluation.datasets
-    first = report.look(str(folder), None, given, "cpu", tmp_path, screen)
+    first = report.look(str(folder), None, given, EncodeOptions("cpu"), tmp_path, screen)
     identity = replace(first.results[0].identity, weights_sha256="00", checkpoint="b")
     second = replace(first, results=[replace(result, identity=identity) for result in first.results])
     drawing.draw_all_or_warn([first, second], tmp_path, screen)

@@ -1,0 +1,45 @@
+"""Jobs of a tower in a fixed order, on a CPU several at once, each by one thread alone.
+
+On CPUs the last digits of a matrix product differ with the number of threads that share it, and a launcher changes that
+number. One thread a chunk gives the same bits under all of them, and takes three quarters of the time (ViT-B/32, 2 cores).
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+Job = Callable[[], T]
+
+
+def tower_threads(device: torch.device, together: int | None = None) -> int:
+    """How many chunks a device encodes at once: a CPU one a thread that torch may use, at most `together`; others one."""
+    if device.type != "cpu":
+        return 1
+    threads = torch.get_num_threads()
+    return max(1, threads if together is None else min(threads, together))
+
+
+def in_order(jobs: Iterable[Job[T]], threads: int, ahead: int, single: bool = True) -> Iterator[T]:
+    """Yield what the jobs return, in their order; `threads` of them run at once, and `ahead` more have been taken.
+
+    `single` lets torch use one thread within each job; afterwards it has as many as before.
+    """
+    before, waiting = torch.get_num_threads(), deque[Future[T]]()
+    begin = partial(torch.set_num_threads, 1) if single else None
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tower", initializer=begin)
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) >= threads + ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if single:
+            torch.set_num_threads(before)
