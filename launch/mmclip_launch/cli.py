@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
     "train": ("mmclip_launch.train", "one training run: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]"),
-    "eval": ("mmclip_launch.evaluate", "zero-shot scores: mmclip eval CHECKPOINT [--dataset PATH ...]"),
+    "eval": ("mmclip_launch.evaluate", "scores of a checkpoint: mmclip eval CHECKPOINT [--dataset PATH ...]"),
     "results": (
         "mmclip_launch.results",
         "results of any origin in one table: mmclip results PATH ...",
     ),
-    "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN"),
+    "embed": (
+        "mmclip_launch.embed",
+        "embeddings in clip-retrieval's layout: mmclip embed CHECKPOINT --data SHARDS --output FOLDER",
+    ),
+    "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN, or --results PATH..."),
     "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
     "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),
     "export": ("mmclip_launch.export", "weights for others, with a model card: mmclip export CHECKPOINT FOLDER"),

@@ -18,13 +18,12 @@ from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.prompts.prompt_set import ClassTexts
 from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.page import PAGE
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.table import notes_of, results_table
 from mmclip_eval.suite import IsThere, Keep, evaluate
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.drawing import Pass, draw_or_warn, run_of, subject_of
+from mmclip_launch.run.drawing import Pass, draw_all_or_warn, run_of, subject_of
 from mmclip_launch.run.preflight import check_devices, open_datasets, refuse_equal_prompts, refuse_unwritable
 from mmclip_launch.screen import Screen
 
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         checkpoint, datasets, options.output, screen, options.device, options.raw, options.skip_existing
     )
     if not options.no_report:
-        draw_or_warn(done, (options.output or done.results_folder.parent) / PAGE, screen)
+        draw_all_or_warn([done], options.output, screen)
 
 
 def evaluate_checkpoint(

@@ -1,6 +1,7 @@
-"""`mmclip report RUN`: one self-contained page about a run: curves, scores, held-out pictures, maps.
+"""`mmclip report RUN`: one self-contained page about a run: curves, scores, held-out pictures, maps; or over many results.
 
 mmclip report runs/demo
+mmclip report --results runs/a/results runs/b/results --output out/
 mmclip report local-dir:weights/ --dataset unseen=shards/test --label json:name --templates emoji --output out/
 """
 
@@ -12,13 +13,16 @@ from mmclip.errors import UserError
 from mmclip.release import load
 from mmclip.towers.two_tower import TwoTower
 from mmclip_eval.datasets import EvalDatasetConfig
+from mmclip_eval.report.comparison_page import COMPARISON
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.report.page import PAGE
+from mmclip_eval.results.collect import collect
+from mmclip_eval.results.record import distinct
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_model, identity_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.drawing import Pass, bare_subject, draw, run_of, subject_of
+from mmclip_launch.run.drawing import Pass, bare_subject, draw, draw_comparison, run_of, subject_of
 from mmclip_launch.screen import Screen
 
 
@@ -26,16 +30,43 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line, encode the held-out pictures and draw."""
     parser = Arguments(prog="mmclip report", description="One self-contained page about a run.")
     parser.add_argument(
-        "checkpoint", metavar="RUN", help="a run, a checkpoint, an open_clip folder, or open_clip:ARCH/TAG"
+        "checkpoint", nargs="?", metavar="RUN", help="a run, a checkpoint, an open_clip folder, or open_clip:ARCH/TAG"
+    )
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="instead of a run: one page over the result files (or folders of them) of any number of checkpoints",
     )
     add_dataset_flags(parser)
-    parser.add_argument("--output", type=Path, help="folder for report/index.html (default: the run's)")
+    parser.add_argument("--output", type=Path, help="folder for report/ (default: the run's, with --results this one)")
     options = parser.parse_args(arguments)
     screen = Screen()
+    if (options.checkpoint is None) == (options.results is None) or (options.results and options.dataset):
+        raise UserError("mmclip report draws either RUN or, from results alone, --results PATH...: give one of them")
+    if options.results:
+        compare_results(options.results, (options.output or Path()) / COMPARISON, screen)
+        return
     run_folder = run_of(options.checkpoint)
     given = tuple(dataset_of(text, options) for text in options.dataset)
     done = look(options.checkpoint, run_folder, given, options.device, options.output, screen)
     draw(done, (options.output or done.results_folder.parent) / PAGE, screen)
+
+
+def compare_results(paths: Sequence[Path], page: Path, screen: Screen) -> None:
+    """The page over results of any origin.
+
+    Raises:
+        UserError: a path holds no result.
+    """
+    found = collect(paths)
+    kept = distinct(found.records)
+    for text in kept.contradicted:
+        screen.warn(text)
+    if found.others:
+        screen.say(f"{len(found.others)} JSON files are no results, such as {found.others[0]}")
+    draw_comparison(kept.records, page, screen)
 
 
 def look(

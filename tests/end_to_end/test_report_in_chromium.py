@@ -1,6 +1,7 @@
 """A report of a real run, opened in a real browser on a desk and on a phone, by day and by night."""
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from mmclip_data.shards import ShardWriter, expand_shards, open_index
 from mmclip_data.shards.read import ShardReader
+from mmclip_launch import evaluate, report
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
 
@@ -55,6 +57,30 @@ name = "captions"
 path = "{folder}/held-out"
 tasks = ["zero_shot_retrieval"]
 captions = ["json:captions"]
+"""
+TASKS = """
+[[evaluation.datasets]]
+name = "categories"
+path = "{folder}/held-out"
+label = "json:category"
+group = "json:category"
+templates = "emoji"
+tasks = [
+    "zero_shot_classification",
+    {{ type = "worst_group", min_group_size = 3 }},
+    {{ type = "linear_probe", train = "train" }},
+    {{ type = "few_shot", train = "train", shots = [1, 2], draws = 2 }},
+    {{ type = "tip_adapter", train = "train", shots = 2 }},
+    {{ type = "knn", train = "train" }},
+    "calibration",
+    {{ type = "robustness", clean = "train" }},
+    {{ type = "ood_detection", outside = ["train"] }},
+]
+[[evaluation.datasets]]
+name = "train"
+path = "embedded:emoji/unseen-concept-noto.tar"
+label = "json:category"
+templates = "emoji"
 """
 
 FAULTS_ON_PAGE = """
@@ -129,10 +155,28 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     (tar,) = expand_shards("embedded:emoji/unseen-concept-twemoji.tar")
     with ShardReader(tar, open_index(tar)) as reader, ShardWriter(folder / "held-out", "part-{:d}.tar", 1000) as writer:
-        for row in range(64):
+        for row in range(0, 254, 4):
             writer.add(reader.index.key(row), reader.read(row))
     (folder / "run.toml").write_text(RUN.format(folder=folder))
     return train(load_run_config(folder / "run.toml")) / "report" / "index.html"
+
+
+@pytest.fixture(scope="module")
+def tasks_page(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an evaluation under ten tasks; beside it lies the page over two checkpoints."""
+    run = tmp_path_factory.mktemp("tasks") / "run"
+    shutil.copytree(page_file.parent.parent, run)
+    shutil.rmtree(run / "results")
+    (run / "config.toml").write_text((RUN + TASKS).format(folder=page_file.parent.parent.parent))
+    evaluate.main([str(run)])
+    (run / "others").mkdir()
+    for path in (run / "results").glob("*.json"):
+        content = json.loads(path.read_text())
+        content["checkpoint"]["weights_sha256"] = "00"
+        content["pretrained"] = "a-run-with-a-long-name/checkpoints/step-00000007"
+        (run / "others" / path.name).write_text(json.dumps(content))
+    report.main(["--results", str(run / "results"), str(run / "others"), "--output", str(run)])
+    return run / "report" / "index.html"
 
 
 def faults_of(browser: Any, page_file: Path, size: str, scheme: str) -> list[str]:
@@ -163,12 +207,36 @@ def test_the_page_has_no_fault(browser: Any, page_file: Path, size: str, scheme:
     assert faults_of(browser, page_file, size, scheme) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("name", ["index.html", "comparison.html"])
+def test_pages_of_many_tasks_have_no_fault(browser: Any, tasks_page: Path, name: str, size: str, scheme: str):
+    path = tasks_page.with_name(name)
+    assert path.stat().st_size < 3_000_000
+    assert faults_of(browser, path, size, scheme) == []
+
+
+def test_every_task_has_its_drawings(browser: Any, tasks_page: Path):
+    page = browser.new_page()
+    page.goto(tasks_page.as_uri())
+    titles = {title.text_content() for title in page.query_selector_all("#scores svg.figure > title")}
+    wanted = [
+        "Accuracy by class",
+        "What is taken for what",
+        "Accuracy by group",
+        "Accuracy with few examples",
+        "Calibration",
+    ]
+    assert [title for title in [*wanted, "Energy, beside train"] if title not in titles] == []
+    page.close()
+
+
 def test_the_page_is_small_and_complete(browser: Any, page_file: Path):
     assert page_file.stat().st_size < 5_000_000
     page = browser.new_page()
     page.goto(page_file.as_uri())
     headings = [heading.inner_text() for heading in page.query_selector_all("h2")]
-    wanted = ["Zero-shot scores", "Training", "Scores over the run", "Health", "names, 猫 <b>", "captions"]
+    wanted = ["Scores", "Training", "Scores over the run", "Health", "names, 猫 <b>", "captions"]
     assert [title for title in wanted if title not in headings] == []
     assert len(page.query_selector_all("img")) > 60
     assert len(page.query_selector_all("svg.figure")) > 12

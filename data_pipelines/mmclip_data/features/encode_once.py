@@ -72,10 +72,12 @@ def fill(
     ranks: int = 1,
     chunk_size: int = CHUNK_SIZE,
     threads: int | None = None,
+    name: Callable[[int], str] = "row {} of the source".format,
 ) -> Iterator[int]:
     """Encode this rank's blocks that nobody has finished yet; yields the number of each when it is kept.
 
-    `pixels` is called by `threads` others (default: one per core, at most 8), and may be in several at once.
+    `name` says which row it is where one fails. `pixels` is called by `threads` others (default: one per core, at most 8),
+    and may be in several at once.
 
     Raises:
         UserError: an embedding is not finite.
@@ -90,7 +92,11 @@ def fill(
                 reasons = {
                     row: str(item) for row, item in zip(chunk, pictures, strict=True) if not isinstance(item, Tensor)
                 }
-                rows.append(_embedded(pictures, embed, chunk_size, cache.key.embed_dim, chunk.start))
+                rows.append(
+                    _embedded(
+                        pictures, embed, chunk_size, cache.key.embed_dim, lambda row, chunk=chunk: name(chunk[row])
+                    )
+                )
                 bad |= reasons
                 if chunk.stop == cache.rows_of(block).stop:
                     cache.write(block, torch.cat(rows), bad, rank, ranks)
@@ -135,10 +141,14 @@ def _picture(pixels: Pixels, row: int) -> Tensor | BadSampleError:
 
 
 def _embedded(
-    pictures: list[Tensor | BadSampleError], embed: EmbedImages, chunk_size: int, embed_dim: int, first: int
+    pictures: list[Tensor | BadSampleError],
+    embed: EmbedImages,
+    chunk_size: int,
+    embed_dim: int,
+    name: Callable[[int], str],
 ) -> Tensor:
     """Features of a chunk, zero where there is no picture: the others are as they would be beside any other."""
-    found = embed_some(pictures, embed, chunk_size, lambda row: f"row {first + row} of the source")
+    found = embed_some(pictures, embed, chunk_size, name)
     return torch.zeros(len(pictures), embed_dim) if found is None else found
 
 

@@ -3,12 +3,13 @@
     mmclip shards filter data/mine/train --output data/large --where 'short_side >= 200 and similarity > 0.3'
 
 Fields are those of `FIELDS`, else of the sample's `json`, else of the Parquet file that img2dataset wrote beside the tar.
+With a scorer, `clip_score` is how well a model finds that picture and caption fit.
 """
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from mmclip_data.pipelines.expression import Condition, MissingFieldError, field
 from mmclip_data.pipelines.job import Dropped, JobReport, Kept, Outcome, Track, quiet
 from mmclip_data.pipelines.pairs import NO_CAPTION
 from mmclip_data.pipelines.rewrite import Inputs, RewriteConfig, open_inputs, rewrite
+from mmclip_data.pipelines.scores import CLIP_SCORE, Scorer, Scores, refuse_bad_fraction
 from mmclip_data.pipelines.table_rows import HINT
 from mmclip_data.pipelines.uid_subset import UidSubset
 from mmclip_data.shards.names import IMAGE_EXTENSIONS
 from mmclip_data.shards.pictures import FORMATS
 
 NOT_IN_SUBSET, FALSE, CANNOT = "uid is not in the subset", "where is false", "where cannot be worked out"
+TOO_LOW = "clip_score is not among the highest"
 TRIED = 100
 """Samples looked at before anything is written, to find a name that no sample has."""
 
@@ -48,6 +51,14 @@ class FilterConfig(RewriteConfig):
     """Where captions are, as in a run file's `data.captions`; default: where a run without that would look."""
     caption: CaptionRules = field(default_factory=CaptionRules)
     """Rules that each caption of a sample must keep."""
+    score: str | None = None
+    """A checkpoint: the cosine of picture and first caption is the field `clip_score`."""
+    keep_fraction: float | None = None
+    """With `score`: of all samples that have one, only this share with the highest; `where` may take more away."""
+    device: str = "cpu"
+    """With `score`: where the checkpoint computes."""
+    features: Path | None = None
+    """With `score`: a folder that keeps the pictures' features for a second try, or for another threshold."""
 
 
 class _Sample:
@@ -65,6 +76,8 @@ class _Sample:
         Raises:
             MissingFieldError: the sample has none.
         """
+        if name == CLIP_SCORE and self.work.scores is not None:
+            return self.work.scores.of(self.row)
         if name in FIELDS:
             return FIELDS[name](self)
         table, dot, path = name.partition(".")
@@ -147,6 +160,7 @@ class _Filter:
     captions: tuple[str, ...]
     rules: CaptionRules
     keep_keys: bool
+    scores: Scores | None = None
     _tables: dict[int, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __call__(self, rows: list[int]) -> list[Outcome]:
@@ -168,6 +182,8 @@ class _Filter:
     def _problem(self, sample: _Sample) -> tuple[str, str] | None:
         """Reason and detail, the cheapest questions first."""
         try:
+            if self.scores is not None and not self.scores.keeps(sample.row):
+                return TOO_LOW, ""
             if self.uids is not None and not self._in_subset(sample):
                 return NOT_IN_SUBSET, ""
             if self.where is not None and not self.where.holds(sample.lookup):
@@ -209,36 +225,47 @@ class _Filter:
         return self._tables[shard].get(key, {})
 
 
-def make_filter(config: FilterConfig, track: Track = quiet) -> JobReport:
+def make_filter(config: FilterConfig, track: Track = quiet, scorer: Scorer | None = None) -> JobReport:
     """Write the samples that pass, in their order; each of the others is named with the reason.
+
+    `scorer` is what `score` names: whoever calls brings the model.
 
     Raises:
         UserError: nothing is asked, the condition is none or names what no sample has, or nothing is left.
     """
     config.caption.check()
-    if config.where is None and config.uids is None and not config.caption.any:
-        raise UserError("filter: nothing to filter by; give --where, --uids or a rule such as --caption.min_length 5")
+    asked = config.where, config.uids, config.keep_fraction
+    if all(one is None for one in asked) and not config.caption.any:
+        raise UserError(
+            "filter: nothing to filter by; give --where, --uids, --keep-fraction or a rule such as --caption.min_length 5"
+        )
+    refuse_bad_fraction(config.keep_fraction, scorer is not None)
     where = Condition(config.where) if config.where is not None else None
     uids = UidSubset.load(config.uids) if config.uids else None
     inputs = open_inputs(config, track)
     keep = config.keys == "keep"
     captions = fields_of_shards(inputs.readers) if config.captions is None else config.captions
     work = _Filter(inputs, where, uids, config.uid_field, captions, config.caption, keep)
-    _try_fields(work)
     facts = {"uids": uids.fingerprint if uids else None, "captions": list(captions)}
+    if scorer is None:
+        _try_fields(work)
+    else:
+        _try_fields(work, {CLIP_SCORE})  # before the pass, which takes longer than all the rest
+        work = replace(work, scores=Scores.made(scorer, inputs, captions, config.keep_fraction, track))
+        facts["score"] = scorer.name()
     rows = np.arange(len(inputs))
     report = rewrite("filter", config, inputs, rows, work, track, **facts)
     if uids is not None:
         inside = report.counts["samples read"] - report.dropped.counts.get(NOT_IN_SUBSET, 0)
         note = f"{len(uids):,} uids asked for, {inside:,} samples have one of them"
-        return JobReport(report.output, report.counts, report.dropped, [*report.notes, note])
-    return report
+        report = replace(report, notes=[*report.notes, note])
+    return report if work.scores is None else replace(report, notes=[*report.notes, work.scores.note])
 
 
-def _try_fields(work: _Filter) -> None:
-    """Refuse a name that none of some samples has, and say which there are."""
+def _try_fields(work: _Filter, known: Set[str] = frozenset()) -> None:
+    """Refuse a name that none of some samples has, and say which there are; `known` will be there."""
     fields = set(work.where.fields if work.where else ()) | ({work.uid_field} if work.uids is not None else set())
-    unseen, known = set(fields) - FIELDS.keys(), set(FIELDS)
+    unseen, known = set(fields) - FIELDS.keys() - known, {*FIELDS, *known}
     rows = np.unique(np.linspace(0, len(work.inputs) - 1, TRIED).astype(int)).tolist()
     for row in rows:
         sample = _Sample(work, row)

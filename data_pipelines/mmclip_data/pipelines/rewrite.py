@@ -160,7 +160,7 @@ def rewrite(
     """Write what `work` keeps of `rows`; `facts` are what decides the output beside the configuration."""
     if config.keys == "keep":
         _refuse_equal_keys(inputs, rows)
-    paths = ("shards", "index_folder")
+    paths = ("shards", "index_folder", "score", "device", "features")
     written = write_shards(
         Job(name, settings_of(config, paths) | facts, inputs.fingerprint),
         InputRows(rows),

@@ -1,5 +1,6 @@
 """What is taken for what: between categories as a matrix, between many classes as a list of the worst pairs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,18 +67,21 @@ def category_of_class(labels: Int[Tensor, " sample"], groups: Groups, num_classe
 def worst_pairs(
     labels: Int[Tensor, " sample"], predicted: Int[Tensor, " sample"], class_names: Sequence[str], count: int
 ) -> list[Pair]:
+    """`pairs_of` single predictions."""
+    codes, numbers = torch.unique(labels * len(class_names) + predicted, return_counts=True)
+    cells = zip(codes.tolist(), numbers.tolist(), strict=True)
+    return pairs_of([(code // len(class_names), code % len(class_names), n) for code, n in cells], class_names, count)
+
+
+def pairs_of(cells: Sequence[tuple[int, int, int]], class_names: Sequence[str], count: int) -> list[Pair]:
     """The pairs of classes that are mixed up most often, by number of pictures, then by share of the true class.
 
-    A pair of one picture tells nothing of the classes and is left out.
+    `cells` are all that is not 0 of the confusion matrix: true class, predicted class, pictures. A pair of one picture
+    tells nothing of the classes and is left out.
     """
-    wrong = predicted != labels
-    codes, numbers = torch.unique(labels[wrong] * len(class_names) + predicted[wrong], return_counts=True)
-    totals = torch.bincount(labels, minlength=len(class_names))
-    pairs = [
-        (code // len(class_names), code % len(class_names), number)
-        for code, number in zip(codes.tolist(), numbers.tolist(), strict=True)
-        if number > 1
-    ]
-    pairs.sort(key=lambda pair: (-pair[2], int(totals[pair[0]]), pair[0], pair[1]))
-    names = list(class_names)
-    return [Pair(names[truth], names[said], number, int(totals[truth])) for truth, said, number in pairs[:count]]
+    totals = Counter[int]()
+    for truth, _, number in cells:
+        totals[truth] += number
+    pairs = [(truth, said, number) for truth, said, number in cells if truth != said and number > 1]
+    pairs.sort(key=lambda pair: (-pair[2], totals[pair[0]], pair[0], pair[1]))
+    return [Pair(class_names[truth], class_names[said], n, totals[truth]) for truth, said, n in pairs[:count]]

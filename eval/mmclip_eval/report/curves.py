@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmclip_eval.report.figures import Line, Mark, Reference, curve, twin_curve
 from mmclip_eval.report.history import History, Points
-from mmclip_eval.report.scores import words_of
+from mmclip_eval.report.metric_words import words_of
 
 STEP = "optimizer step"
 DRAWN_ALARMS = 8

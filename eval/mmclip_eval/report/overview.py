@@ -5,12 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmclip_eval.report.history import History
-from mmclip_eval.report.scores import ScoreGroup
+from mmclip_eval.report.scores import Score, ScoreGroup
 from mmclip_eval.report.subject import Subject
 from mmclip_eval.report.words import count, duration, figure, percent
 
 MOST_TILES = 6
-HEADLINE_METRICS = ("acc1", "acc5", "image_retrieval_recall@1", "text_retrieval_recall@1")
+HEADLINE_METRICS = (
+    "acc1",
+    "acc5",
+    "image_retrieval_recall@1",
+    "text_retrieval_recall@1",
+    "mean_average_precision",
+    "acc",
+    "acc_wg",
+    "lp_acc1",
+    "tip_acc1",
+    "knn_acc1",
+)
+"""The first of them that a task has goes before the second of any."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +67,21 @@ def overview(subject: Subject, history: History, groups: Sequence[ScoreGroup]) -
 
 def _score_tiles(groups: Sequence[ScoreGroup]) -> list[Tile]:
     found = [
-        Tile(f"{group.dataset}: {score.words}", percent(score.value), _beside(score.low, score.high, score.chance))
+        (place, HEADLINE_METRICS.index(score.metric), group, score)
         for group in groups
         if not group.other_weights
-        for score in group.scores
-        if score.metric in HEADLINE_METRICS
+        for place, score in enumerate(score for score in group.scores if score.metric in HEADLINE_METRICS)
     ]
-    return found[: MOST_TILES - 2]
+    found.sort(key=lambda one: one[:2])
+    return [
+        Tile(f"{group.dataset}: {score.words}", percent(score.value), _beside(score))
+        for _, _, group, score in found[: MOST_TILES - 2]
+    ]
 
 
-def _beside(low: float, high: float, chance: float | None) -> tuple[str, ...]:
-    guess = () if chance is None else (f"chance {percent(chance)}",)
-    return *guess, f"95 % interval {percent(low).removesuffix(' %')} to {percent(high)}"
+def _beside(score: Score) -> tuple[str, ...]:
+    guess = () if score.chance is None else (f"chance {percent(score.chance)}",)
+    return *guess, f"95 % interval {percent(score.low).removesuffix(' %')} to {percent(score.high)}"
 
 
 def _run_tiles(history: History, subject: Subject) -> list[Tile]:

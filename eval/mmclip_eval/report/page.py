@@ -3,24 +3,22 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.report.curves import Chapter, chapters
 from mmclip_eval.report.dataset_section import DatasetSection, Extent, dataset_section
+from mmclip_eval.report.environment import environment, stylesheet
 from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.figures import STYLESHEET
 from mmclip_eval.report.history import History, read_history
 from mmclip_eval.report.overview import overview
-from mmclip_eval.report.scores import gather_results, score_groups, track_end
+from mmclip_eval.report.scores import ScoredSet, gather_results, score_groups, scored_sets, track_end
 from mmclip_eval.report.subject import Subject
 from mmclip_eval.results.result import EvalResult, recorded_versions
 
 PAGE = Path("report") / "index.html"
-PICTURE_BYTES = 2_400_000
+PICTURE_BYTES = 1_500_000
 """Of all pictures of a page together, before base64 makes a third more of them."""
 MOST_SETS = 8
 """Sets that are shown beyond their scores."""
@@ -68,58 +66,49 @@ def render_page(
     run_folder: Path | None = None,
 ) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("mmclip_eval.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    groups = score_groups(results, subject.weights_sha256)
-    parts = chapters(history)
     shown = list(evidence)[:MOST_SETS]
+    classified = [one.dataset.config.name for one in shown if one.class_embed is not None]
+    groups = score_groups(results, subject.weights_sha256, classified)
+    scored = scored_sets(groups)
+    parts = chapters(history)
     sets = [
         dataset_section(one, subject.logit_scale or 1.0, extent_of(len(shown)), i) for i, one in enumerate(shown, 1)
     ]
     versions = recorded_versions()
-    return environment.get_template("index.html.j2").render(
-        subject=subject,
-        overview=overview(subject, history, groups),
-        alarms=history.alarms[:SHOWN_ALARMS],
-        more_alarms=max(0, len(history.alarms) - SHOWN_ALARMS),
-        score_groups=groups,
-        track=track_end(groups),
-        chapters=parts,
-        sets=sets,
-        sets_left_out=[one.dataset.config.name for one in list(evidence)[MOST_SETS:]],
-        contents=_contents(bool(groups), parts, sets),
-        config_text=_config_text(run_folder),
-        bad_samples=Counter(history.bad_samples).most_common(10),
-        versions=versions,
-        version=versions["mmclip"],
-        stylesheet=stylesheet(),
+    return (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            subject=subject,
+            overview=overview(subject, history, groups),
+            alarms=history.alarms[:SHOWN_ALARMS],
+            more_alarms=max(0, len(history.alarms) - SHOWN_ALARMS),
+            scored_sets=scored,
+            track=track_end(groups),
+            chapters=parts,
+            sets=sets,
+            sets_left_out=[one.dataset.config.name for one in list(evidence)[MOST_SETS:]],
+            contents=_contents(scored, parts, sets),
+            config_text=_config_text(run_folder),
+            bad_samples=Counter(history.bad_samples).most_common(10),
+            versions=versions,
+            version=versions["mmclip"],
+            stylesheet=stylesheet(),
+        )
     )
 
 
 def extent_of(sets: int) -> Extent:
-    """How much of each of so many sets is shown, so that a page stays under 5 MB."""
+    """How much of each of so many sets is shown, so that a page of usual drawings stays under 3 MB."""
     size = PICTURE_BYTES // max(1, sets)
     if sets <= 3:
         return Extent(wall=24 if sets == 1 else 18, mistakes=9, queries=6, hits=8, thumbnails=60, picture_bytes=size)
     return Extent(wall=12, mistakes=4, queries=4, hits=8, thumbnails=50, picture_bytes=size)
 
 
-@cache
-def stylesheet() -> str:
-    """The page's own rules after the figures' colours."""
-    text = (files("mmclip_eval.report") / "templates" / "report.css").read_text(encoding="utf-8")
-    return f"{STYLESHEET}\n{text}"
-
-
-def _contents(scores: bool, parts: Sequence[Chapter], sets: Sequence[DatasetSection]) -> list[Entry]:
-    entries = [Entry("scores", "Zero-shot scores")] if scores else []
+def _contents(scored: Sequence[ScoredSet], parts: Sequence[Chapter], sets: Sequence[DatasetSection]) -> list[Entry]:
+    inner = tuple(Entry(one.anchor, one.dataset) for one in scored)
+    entries = [Entry("scores", "Scores", inner if len(inner) > 1 else ())] if scored else []
     entries += [Entry(part.anchor, part.title) for part in parts]
     entries += [Entry(one.anchor, one.name, tuple(_inner(one))) for one in sets]
     return [*entries, Entry("about", "About this page")]

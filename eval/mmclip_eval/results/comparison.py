@@ -76,10 +76,16 @@ def labels_of(records: Sequence[Record]) -> tuple[str, ...]:
     order = list(dict.fromkeys(record.checkpoint for record in records))
     plain = [_plain(first[checkpoint]) for checkpoint in order]
     parts = [PurePosixPath(name).parts if os.sep in name else (name,) for name in plain]
-    short = [str(PurePosixPath(*own[-1:])) for own in parts]
+    # Of RUN/checkpoints/STEP the run tells more than the step.
+    least = [2 if "checkpoints" in own[-2:-1] else 1 for own in parts]
+    parts = [tuple(part for part in own if part != "checkpoints") for own in parts]
+    short = [str(PurePosixPath(*own[-few:])) for own, few in zip(parts, least, strict=True)]
     for depth in range(2, 1 + max(map(len, parts), default=0)):
         counts = Counter(short)
-        short = [str(PurePosixPath(*own[-depth:])) if counts[s] > 1 else s for own, s in zip(parts, short, strict=True)]
+        short = [
+            str(PurePosixPath(*own[-max(depth, few) :])) if counts[label] > 1 else label
+            for label, own, few in zip(short, parts, least, strict=True)
+        ]
     return tuple(short)
 
 
@@ -127,8 +133,7 @@ def _cell(record: Record, metric: str) -> Cell:
     if interval is None:
         return Cell(shown(record.metrics[metric]))
     low, high = interval
-    lower_is_better = metric.endswith("_rank")
-    beats = chance is None or (high < chance if lower_is_better else low > chance)
+    beats = chance is None or (high < chance if record.less_is_better(metric) else low > chance)
     return Cell(shown(record.metrics[metric]), f"{shown(low)} to {shown(high)}", beats)
 
 

@@ -11,6 +11,7 @@ MAX_STEM = 60
 HASH_DIGITS = 10
 PLACES = ("checkpoints", "results", ".", "")
 """Folders that say nothing about which checkpoint it is."""
+PROPER_NAMES = {"knn": "k-nearest neighbours", "ood_detection": "OOD detection", "tip_adapter": "Tip-Adapter"}
 
 
 def hash_of(subject: Mapping[str, Any]) -> str:
@@ -26,6 +27,8 @@ def result_name(dataset: str, checkpoint: str, task: str, config_hash: str) -> s
 
 def task_words(task: str) -> str:
     """A task's name, ours or CLIP_benchmark's, as a person says it."""
+    if task in PROPER_NAMES:
+        return PROPER_NAMES[task]
     words = task.replace("_", " ")
     for count in ("zero", "few"):
         words = words.replace(f"{count} shot", f"{count}-shot").replace(f"{count}shot", f"{count}-shot")

@@ -33,6 +33,11 @@ class Record:
     """The file that it stands in."""
     intervals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     chance: Mapping[str, float | None] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    lower_is_better: frozenset[str] = frozenset()
+    """Metrics of which less is better, beside ranks, which always are so."""
+    fingerprint: str = ""
+    """Of the samples; empty where the file does not say."""
     facts: Mapping[str, Value] = field(default_factory=dict)
     """What else the file says that a table may hold, such as the hash of the prompts."""
     variant: str = ""
@@ -51,6 +56,10 @@ class Record:
         """What was measured, whatever the checkpoint."""
         split = str(self.facts.get("split") or "test")
         return self.task, self.dataset, split, self.language, self.variant
+
+    def less_is_better(self, metric: str) -> bool:
+        """Whether the better of two figures is the lower one."""
+        return metric in self.lower_is_better or metric.endswith("_rank")
 
     @property
     def scores(self) -> dict[str, float]:

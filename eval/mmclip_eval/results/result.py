@@ -179,7 +179,11 @@ def record_of(path: Path) -> Record:
     Raises:
         UserError: it is of another schema, or lacks a part.
     """
-    content = read_result(path)
+    return record_of_content(read_result(path), str(path))
+
+
+def record_of_content(content: Mapping[str, Any], path: str) -> Record:
+    """What `read_result` gave, or `EvalResult.to_json`, as a line of a table; `path` names where it stands."""
     prompts = content.get("prompts", {})
     facts = {name: content[name] for name in ("split", "n_seen", "n_skipped", "n_expected", "precision", "device")}
     facts |= {"weights_sha256": content["checkpoint"]["weights_sha256"]}
@@ -187,9 +191,12 @@ def record_of(path: Path) -> Record:
     return Record(
         **{key: content[key] for key in ("dataset", "model", "pretrained", "task", "language", "metrics")},
         origin="mmclip",
-        path=str(path),
+        path=path,
         intervals=content["intervals"],
         chance=content["chance"],
+        units=content["units"],
+        lower_is_better=frozenset(content["lower_is_better"]),
+        fingerprint=content["dataset_fingerprint"],
         facts=facts,
         variant=_variant(content, prompts),
         finished=content["run"]["finished"],

@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 from torch import nn
 
 from mmclip.towers.two_tower import TwoTower
+from mmclip_eval.report.comparison_page import COMPARISON, write_comparison
 from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.page import write_page
+from mmclip_eval.report.page import PAGE, write_page
 from mmclip_eval.report.subject import Subject
-from mmclip_eval.results.result import EvalResult, ModelIdentity
+from mmclip_eval.results.record import Record, distinct
+from mmclip_eval.results.result import EvalResult, ModelIdentity, record_of_content
 from mmclip_launch.screen import Screen
 
 
@@ -50,6 +53,31 @@ def draw_or_warn(done: Pass, page: Path, screen: Screen) -> None:
             f"the report {page} could not be drawn ({type(error).__name__}: {error}); everything else is written. "
             f"`mmclip report {page.parent.parent}` tries again"
         )
+
+
+def draw_all_or_warn(passes: Sequence[Pass], output: Path | None, screen: Screen) -> None:
+    """The page of each checkpoint, and of several one over them all; what goes wrong is told.
+
+    Pages lie in `report/` of `output`, else of each checkpoint's own folder, and the page over all in that of the first.
+    """
+    pages: list[Path] = []
+    for done in passes:
+        page = (output or done.results_folder.parent) / PAGE
+        pages.append(page if page not in pages else page.with_name(f"{page.stem}-{len(pages)}{page.suffix}"))
+        draw_or_warn(done, pages[-1], screen)
+    if len(passes) > 1:
+        page = (output or passes[0].results_folder.parent) / COMPARISON
+        records = [record_of_content(result.to_json(), "") for done in passes for result in done.results]
+        try:
+            draw_comparison(records, page, screen)
+        except Exception as error:  # as in draw_or_warn
+            screen.warn(f"the report {page} could not be drawn ({type(error).__name__}: {error}); all else is written")
+
+
+def draw_comparison(records: Sequence[Record], page: Path, screen: Screen) -> None:
+    """Write the page over the checkpoints of some results, and say where it is and how large."""
+    size = write_comparison(page, distinct(records).records, command_line(), machine(torch.device("cpu")))
+    screen.say(f"report over all checkpoints: {page} ({size / 1e6:.1f} MB)")
 
 
 def subject_of(model: TwoTower, identity: ModelIdentity, run_folder: Path | None) -> Subject:

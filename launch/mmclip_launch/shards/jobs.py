@@ -44,7 +44,17 @@ def _run(job: Job, flags: Sequence[str], program: str) -> None:
     config = parse_config(getattr(module, job.config), flags, program)
     started, screen, function = time.perf_counter(), Screen(), getattr(module, job.function)
     # Makers whose data fit in memory are done before a bar would be drawn, and take none.
-    report = function(config, screen.track) if len(inspect.signature(function).parameters) > 1 else function(config)
+    track = [screen.track] if len(inspect.signature(function).parameters) > 1 else []
+    report = function(config, *track, **_models(config))
     for line in report.lines():
         screen.say(line)
     screen.say(f"done in {time.perf_counter() - started:.1f} s")
+
+
+def _models(config: Any) -> dict[str, Any]:
+    """The models that a job asks for: jobs on data know none by themselves."""
+    if getattr(config, "score", None) is None:
+        return {}
+    from mmclip_launch.shards.scoring import ClipScorer
+
+    return {"scorer": ClipScorer(config.score, config.device, config.features)}

@@ -3,8 +3,9 @@ import math
 import pytest
 
 from mmclip_eval.report.history import History
+from mmclip_eval.report.metric_words import words_of
 from mmclip_eval.report.overview import overview
-from mmclip_eval.report.scores import Score, ScoreGroup, track_end, words_of
+from mmclip_eval.report.scores import Score, ScoreGroup, track_end
 from mmclip_eval.report.subject import Subject
 from mmclip_eval.report.words import count, duration, percent, shorten
 

@@ -151,7 +151,7 @@ def test_names_of_checkpoints_are_as_short_as_tells_them_apart(tmp_path: Path):
     places = ("runs/a/checkpoints/step-9", "runs/b/checkpoints/step-9", "runs/b/checkpoints/step-7")
     records = records_of(tmp_path, *(of(place, "p", 0.5) for place in places))
     labels = dict(zip([r.checkpoint for r in records], compare(records).checkpoints, strict=True))
-    assert labels == {places[0]: "a/checkpoints/step-9", places[1]: "b/checkpoints/step-9", places[2]: "step-7"}
+    assert labels == {places[0]: "a/step-9", places[1]: "b/step-9", places[2]: "b/step-7"}
 
 
 def test_markdown_and_html_hold_every_figure_and_break_on_no_name(tmp_path: Path):

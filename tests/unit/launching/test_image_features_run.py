@@ -107,11 +107,12 @@ def test_losses_and_gradients_are_those_of_a_run_that_encodes_the_pictures(
 @pytest.mark.parametrize("flags", [(), ("--data.workers", "1"), ("--data.workers", "1", "--data.loader", "threads")])
 def test_steps_read_and_decode_no_picture(flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     members: list[str] = []
-    read = ShardReader._read_member
+    read = ShardReader.read_into
 
-    def counted(self: ShardReader, sample: int, extension: str, member: Any) -> bytes:
-        members.append(extension)
-        return read(self, sample, extension, member)
+    def counted(self: ShardReader, found: dict[str, Any], sample: int, extensions: Any = None) -> str:
+        key = read(self, found, sample, extensions)
+        members.extend(name for name in found if not name.startswith("__"))
+        return key
 
     def passed(*arguments: Any) -> None:
         encode_once(*arguments)
@@ -125,7 +126,7 @@ def test_steps_read_and_decode_no_picture(flags: tuple[str, ...], tmp_path: Path
         monkeypatch.setattr(loader_module, "open_picture", refuse)
         monkeypatch.setattr(encode_module, "decode_image", refuse)
 
-    monkeypatch.setattr(ShardReader, "_read_member", counted)
+    monkeypatch.setattr(ShardReader, "read_into", counted)
     monkeypatch.setattr("mmclip_launch.train.encode_once", passed)
     start(tmp_path, *flags)
     assert (tmp_path / "passed").exists()

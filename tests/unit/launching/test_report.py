@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmclip_data.shards.read import ShardReader
 from mmclip_launch import evaluate, report
 from mmclip_launch.run import drawing
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 
 RUN = """
@@ -79,7 +81,7 @@ def test_a_run_ends_with_a_page_about_itself(finished: Path):
 def test_a_run_without_sets_has_a_page_of_curves(tmp_path: Path):
     text = page_of(run_in(tmp_path, datasets=False))
     assert "Loss" in text
-    assert "Zero-shot scores" not in text
+    assert ">Scores<" not in text
 
 
 def test_the_page_can_be_switched_off(tmp_path: Path):
@@ -128,7 +130,7 @@ def test_a_set_that_moved_away_is_a_line_on_the_page(finished: Path, tmp_path: P
     report.main([str(run)])
     text = page_of(run)
     assert "The data set held-out is left out:" in text
-    assert "Zero-shot scores" in text  # from the files of results
+    assert ">Scores<" in text  # from the files of results
     assert "What the model says" not in text
     with pytest.raises(UserError, match="moved-away"):  # asked for by name, it is an error
         report.main([str(run), "--dataset", f"x={tmp_path / 'moved-away'}", "--templates", "none"])
@@ -157,6 +159,40 @@ def test_eval_puts_its_page_beside_its_results(finished: Path, tmp_path: Path):
     assert 'id="training"' not in text
     evaluate.main([f"local-dir:{weights}", *flags, "--output", str(tmp_path / "bare"), "--no-report"])
     assert not (tmp_path / "bare" / "report").exists()
+
+
+def test_results_of_several_checkpoints_make_one_page(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (result,) = (finished / "run" / "results").glob("*.json")
+    content = json.loads(result.read_text())
+    content["checkpoint"]["weights_sha256"] = "00"
+    content["pretrained"] = "elsewhere/other/checkpoints/step-7"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    report.main(["--results", str(finished / "run" / "results"), str(tmp_path), "--output", str(tmp_path / "out")])
+    page = tmp_path / "out" / "report" / "comparison.html"
+    assert f"report over all checkpoints: {page} (" in capsys.readouterr().err
+    text = page.read_text(encoding="utf-8")
+    for words in ("2 checkpoints, 1 set", "other/step-7", "run/step-00000003", f"{content['metrics']['acc1']:.4f}"):
+        assert words in text, words
+
+
+def test_several_passes_have_a_page_each_and_one_over_them_all(finished: Path, tmp_path: Path):
+    screen = Screen()
+    (folder,) = (finished / "run" / "checkpoints").glob("*3")
+    given = load_run_config(finished / "run" / "config.toml").evaluation.datasets
+    first = report.look(str(folder), None, given, "cpu", tmp_path, screen)
+    identity = replace(first.results[0].identity, weights_sha256="00", checkpoint="b")
+    second = replace(first, results=[replace(result, identity=identity) for result in first.results])
+    drawing.draw_all_or_warn([first, second], tmp_path, screen)
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", "index-1.html", "comparison.html"}
+    assert "2 checkpoints, 1 set" in (tmp_path / "report" / "comparison.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("flags", [[], ["run", "--results", "x"], ["--results", "x", "--dataset", "y"]])
+def test_a_run_or_results_are_drawn_and_never_both(flags: list[str]):
+    with pytest.raises(UserError, match="give one of them"):
+        report.main(flags)
 
 
 def test_report_of_nothing_is_one_message(tmp_path: Path):

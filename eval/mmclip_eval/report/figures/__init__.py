@@ -5,24 +5,34 @@ those of `STYLESHEET`.
 """
 
 from mmclip_eval.report.figures.distribution import histogram
+from mmclip_eval.report.figures.dots import Dot, Row, dots
+from mmclip_eval.report.figures.growth import Stage, growth
 from mmclip_eval.report.figures.intervals import Bar, bars
 from mmclip_eval.report.figures.lines import curve, twin_curve
 from mmclip_eval.report.figures.maps import gap_map, scatter
 from mmclip_eval.report.figures.matrix import confusion
+from mmclip_eval.report.figures.reliability import Bin, reliability
 from mmclip_eval.report.figures.series import Line, Mark, Reference
 from mmclip_eval.report.figures.style import STYLESHEET
 
 __all__ = [
     "STYLESHEET",
     "Bar",
+    "Bin",
+    "Dot",
     "Line",
     "Mark",
     "Reference",
+    "Row",
+    "Stage",
     "bars",
     "confusion",
     "curve",
+    "dots",
     "gap_map",
+    "growth",
     "histogram",
+    "reliability",
     "scatter",
     "twin_curve",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmclip_eval.report.figures.canvas import Canvas, canvas, even_ticks
 from mmclip_eval.report.figures.labels import fit, number, text_width, tick_texts
-from mmclip_eval.report.figures.style import GAP, GRID, MUTED, SERIES, WIDTH
+from mmclip_eval.report.figures.style import ALARM, GAP, GRID, MUTED, SERIES, WIDTH
 
 ROW = 24.0
 BOTTOM = 22.0
@@ -24,6 +24,8 @@ class Bar:
     low: SupportsFloat = math.nan
     high: SupportsFloat = math.nan
     chance: SupportsFloat = math.nan
+    marked: bool = False
+    """Drawn in the colour of alarms, with its name in bold: the one to look at."""
 
 
 def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str = "") -> str:
@@ -40,8 +42,8 @@ def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str 
             return sheet.nothing()
         _legend(sheet, rows)
         values = [_show(float(row.value), percent) for row in rows]
-        left = min(max(text_width(row.name) for row in rows), 0.42 * WIDTH) + 2 * GAP
-        right = max(map(text_width, values)) + 2 * GAP
+        left = min(max(text_width(row.name, bold=row.marked) for row in rows), 0.42 * WIDTH) + 2 * GAP
+        right = max(text_width(value, bold=True) for value in values) + 2 * GAP
         sheet.frame(left, right, BOTTOM)
         low, high = _range(rows, percent)
         sheet.axes.set_xlim(low, high)
@@ -88,14 +90,15 @@ def _draw(sheet: Canvas, row: Bar, y: float, left: float, value: str) -> None:
         return float(sheet.px(np.array([[float(x), y]]))[0, 0])
 
     middle = float(sheet.px(np.array([[0.0, y]]))[0, 1])
-    sheet.text(0, middle + 4, fit(row.name, left - 2 * GAP))
+    colour = ALARM if row.marked else SERIES[0]
+    sheet.text(0, middle + 4, fit(row.name, left - 2 * GAP, bold=row.marked), bold=row.marked)
     sheet.text(WIDTH, middle + 4, value, bold=True, align="right")
     if math.isfinite(float(row.chance)):
         sheet.stroke([(across(row.chance), middle - 6), (across(row.chance), middle + 6)], MUTED, 2)
     if math.isfinite(float(row.low)) and math.isfinite(float(row.high)):
-        sheet.stroke([(across(row.low), middle), (across(row.high), middle)], SERIES[0], 2)
+        sheet.stroke([(across(row.low), middle), (across(row.high), middle)], colour, 2)
     if math.isfinite(float(row.value)):
-        sheet.dot(across(row.value), middle, SERIES[0], 8)
+        sheet.dot(across(row.value), middle, colour, 8)
 
 
 def _show(value: float, percent: bool) -> str:

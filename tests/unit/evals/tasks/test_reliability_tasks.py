@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from mmclip.errors import UserError
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.tasks.calibration import Calibration
-from mmclip_eval.tasks.ood_detection import OodDetection
+from mmclip_eval.tasks.ood_detection import SCORES, OodDetection
 from mmclip_eval.tasks.robustness import Robustness
 
 
@@ -100,6 +100,19 @@ def test_of_the_clean_set_only_the_classes_of_the_shifted_one_are_measured(
     assert result.details["clean"]["num_samples"] == 20
     assert result.details["clean"]["left_out_of_other_classes"] == 40
     assert result.metrics["clean_acc1"].chance == 1 / 2
+
+
+def test_scores_are_counted_on_the_same_bins_for_every_set(own, other, result_of, tone_model, setup_with):
+    result = result_of(tone_model, setup_with(own[0], OodDetection(outside=("other",)), other[0]))
+    rows = [dict(zip(result.tables["scores"].columns, row, strict=True)) for row in result.tables["scores"].rows]
+    assert {(row["score"], row["set"]) for row in rows} == {(s, n) for s in SCORES for n in (result.dataset, "other")}
+    for score in SCORES:
+        sides = [[row for row in rows if (row["score"], row["set"]) == (score, n)] for n in (result.dataset, "other")]
+        assert [row["above"] for row in sides[0]] == [row["above"] for row in sides[1]]
+        assert sum(row["samples"] for row in sides[0]) == result.num_samples
+        outside = result.details["outside"]["other"]["num_samples"]
+        assert sum(row["samples"] for row in sides[1]) == outside
+        assert all(one["up_to"] == two["above"] for one, two in zip(sides[0], sides[0][1:], strict=False))
 
 
 def test_effective_robustness_is_measured_against_other_models(own, other, result_of, tone_model, setup_with):

@@ -1,0 +1,1 @@
+"""Embeddings of pictures and captions in the layout of clip-retrieval, which indexes and serves them."""
