@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from mmclip_data.shards.names import IMAGE_EXTENSIONS
 
 HASHED_AT_ONCE = 8
 """Files read at the same time for the fingerprint; more help no disk."""
+PIECE = 256
+"""Samples that a thread takes at a time."""
 
 
 Member = bytes | Path | Mapping[str, Any]
@@ -114,8 +117,10 @@ class FileSamples:
 
     @cached_property
     def _picture_hashes(self) -> list[tuple[int | None, ...]]:
+        pieces = [range(start, min(start + PIECE, self._count)) for start in range(0, self._count, PIECE)]
         with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-            return list(pool.map(lambda index: _hashes(self._sample(index)), range(self._count)))
+            found = pool.map(lambda piece: [_hashes(self._sample(index)) for index in piece], pieces)
+            return list(chain.from_iterable(found))
 
     def _picture(self, index: int, sample: FileSample, name: str) -> bytes:
         path = sample.pictures[name]
