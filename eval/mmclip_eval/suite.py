@@ -10,6 +10,7 @@ from mmclip.errors import UserError
 from mmclip_data.features.encode import CHUNK_SIZE, refuse_bad
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers, ZeroShotModel
+from mmclip_data.features.tower_threads import one_thread
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.places import place_of
@@ -99,7 +100,8 @@ def _result(
     dataset, model = opened.dataset, one_pass.model
     own = one_pass(dataset)
     context = TaskContext(own, logit_scale_of(model), seed, lambda role: one_pass(measured.related[role]))
-    outcome = measured.task.run(context)
+    with one_thread(model.device):
+        outcome = measured.task.run(context)
     return EvalResult(
         dataset=dataset.config.name,
         task=measured.task.type,

@@ -1,13 +1,18 @@
 import json
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 
 from mmclip.errors import UserError
+from mmclip_data.features import encoder as encoder_module
+from mmclip_data.features.encoder import text_share
+from mmclip_data.features.model import Towers
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.result import ModelIdentity
 from mmclip_eval.suite import evaluate
+from mmclip_eval.tasks.base import EvalTask, Outcome
 
 IDENTITY = ModelIdentity(model="colours", precision="fp32", checkpoint="runs/a", weights_sha256="00")
 
@@ -118,3 +123,28 @@ def test_progress_is_reported_with_the_name_of_the_set(classification_folder, co
     datasets = [EvalDatasetConfig(name="colours", path=str(classification_folder))]
     list(evaluate(colour_model, datasets, IDENTITY, chunk_size=4, progress=lambda *step: seen.append(step)))
     assert seen == [("colours", 4, 6), ("colours", 6, 6)]
+
+
+class SumOfScores(EvalTask):
+    """A figure that another number of threads would sum up otherwise."""
+
+    type = "sum_of_scores"
+    threads: ClassVar[list[int]] = []
+
+    def run(self, context):
+        self.threads.append(torch.get_num_threads())
+        context.encode_texts(["red", "blue"])
+        return Outcome({})
+
+
+def test_a_task_has_one_thread_and_what_it_asks_for_is_encoded_by_all(classification_folder, colour_model, monkeypatch):
+    towers = []
+    monkeypatch.setattr(encoder_module, "text_share", lambda *given: towers.append(given[2]) or text_share(*given))
+    monkeypatch.setattr(Towers, "threads", lambda *_: torch.get_num_threads())
+    settings = EvalDatasetConfig(name="a", path=str(classification_folder), tasks=(SumOfScores(),))
+    torch.set_num_threads(3)
+    try:
+        list(evaluate(colour_model, [settings], IDENTITY, chunk_size=4))
+        assert (SumOfScores.threads, towers, torch.get_num_threads()) == ([1], [3], 3)
+    finally:
+        torch.set_num_threads(1)
