@@ -9,6 +9,7 @@ from mmclip.errors import UserError
 from mmclip_data.features.encode import CHUNK_SIZE, refuse_bad
 from mmclip_data.features.encoder import Encoder, Encoding
 from mmclip_data.features.model import Towers, ZeroShotModel
+from mmclip_data.features.tower_threads import one_thread
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.metrics.estimate import Estimate
@@ -123,7 +124,8 @@ class _Asked:
         started, one_pass = time.perf_counter(), self.one_pass
         own, related = one_pass(self.opened.dataset), self.measured.related
         context = TaskContext(own, logit_scale_of(one_pass.model), self.seed, lambda role: one_pass(related[role]))
-        outcome = self.measured.task.run(context)
+        with one_thread(one_pass.model.device):
+            outcome = self.measured.task.run(context)
         bare = self._bare(outcome.metrics, time.perf_counter() - started)
         return replace(
             bare,

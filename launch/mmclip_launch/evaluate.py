@@ -94,9 +94,11 @@ def evaluate_all(options: argparse.Namespace, how: EncodeOptions, screen: Screen
         UserError: a set is unsound, before any checkpoint is loaded; or some evaluations failed, after all others.
     """
     given = [dataset_of(text, options) for text in options.dataset]
-    sets = Sets.of_flags(given, options.suite, options.task, lambda message: screen.say(message))
+    sets = Sets.of_flags(given, options.suite, options.task, screen.say)
     if options.output is not None:
         refuse_unwritable(options.output)
+    if len(options.checkpoint) > 1 and sets.settings:
+        sets.opened()  # what is wrong with a set is told once, not for each checkpoint
     failures = Failures(screen)
     passes: list[Pass] = []
     for name in options.checkpoint:

@@ -103,6 +103,7 @@ class Encoder:
         self.ranks = ranks
         self.pace = pace or Pace()
         self.tally = Tally()
+        self._threads = towers.threads(self.pace.batch_size)  # before a task takes all threads but one away
         # Without a store what is forgotten would be encoded again.
         self._images = _Recent(REMEMBERED_BYTES if store else None)
         self._texts = _Recent(REMEMBERED_BYTES)
@@ -140,7 +141,7 @@ class Encoder:
         key = self.towers.image_key(source.fingerprint, len(source)) if self.store else None
         cache = self.store.open(key) if self.store and key else None
         asked = {"ask": "images", "place": dict(place), "fingerprint": source.fingerprint, "rows": len(source)}
-        share = image_share(self.towers, source, self.pace)
+        share = image_share(self.towers, source, self.pace, self._threads)
         try:
             return self._encode(len(source), cache, asked, share, "pictures", progress, refuse)
         finally:
@@ -158,7 +159,7 @@ class Encoder:
         if encoding is None:
             key = self.towers.text_key(distinct) if self.store else None
             cache = self.store.open(key) if self.store and key else None
-            share = text_share(self.towers, distinct, self.pace)
+            share = text_share(self.towers, distinct, self._threads)
             asked = {"ask": "texts", "texts": distinct}
             encoding = self._texts.put(name, self._encode(len(distinct), cache, asked, share, "texts"))
         return encoding.embed[places]
@@ -194,7 +195,7 @@ class Encoder:
         return kept.encoding()
 
 
-def image_share(towers: Towers, source: ImageSource, pace: Pace) -> Callable[[Sequence[int]], Share]:
+def image_share(towers: Towers, source: ImageSource, pace: Pace, threads: int) -> Callable[[Sequence[int]], Share]:
     """Encodes the chunks of the given numbers."""
 
     def encode(numbers: Sequence[int]) -> Share:
@@ -205,14 +206,14 @@ def image_share(towers: Towers, source: ImageSource, pace: Pace) -> Callable[[Se
                 towers.embed_images,
                 lambda row: f"sample {source.sample_id(row)}",
                 chunk_size=towers.chunk_size,
-                towers=towers.threads(pace.batch_size),
+                towers=threads,
                 decode_threads=pace.decode_threads,
             )
 
     return encode
 
 
-def text_share(towers: Towers, texts: Sequence[str], pace: Pace) -> Callable[[Sequence[int]], Share]:
+def text_share(towers: Towers, texts: Sequence[str], threads: int) -> Callable[[Sequence[int]], Share]:
     """Encodes the chunks of the given numbers."""
 
     def encode(numbers: Sequence[int]) -> Share:
@@ -223,7 +224,7 @@ def text_share(towers: Towers, texts: Sequence[str], pace: Pace) -> Callable[[Se
                 towers.embed_prepared,
                 prepare=towers.prepare,
                 chunk_size=towers.chunk_size,
-                towers=towers.threads(pace.batch_size),
+                towers=threads,
             )
 
     return encode

@@ -57,7 +57,7 @@ class Service:
         assert towers is not None, "a first rank without towers asks for none"
         assert towers.chunk_size == asked["chunk_size"], "all ranks are given the same"
         if asked["ask"] == "texts":
-            yield from text_share(towers, asked["texts"], self._pace)(numbers)
+            yield from text_share(towers, asked["texts"], towers.threads(self._pace.batch_size))(numbers)
         elif numbers:
             yield from self._images(towers, asked, numbers)
 
@@ -72,6 +72,7 @@ class Service:
                 )
             self._sources[fingerprint] = source
         try:
-            yield from image_share(towers, self._sources[fingerprint], self._pace)(numbers)
+            threads = towers.threads(self._pace.batch_size)
+            yield from image_share(towers, self._sources[fingerprint], self._pace, threads)(numbers)
         finally:
             self._sources[fingerprint].close()

@@ -7,6 +7,7 @@ number. One thread a chunk gives the same bits under all of them, and takes thre
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -24,13 +25,25 @@ def tower_threads(device: torch.device, together: int | None = None) -> int:
     return max(1, threads if together is None else min(threads, together))
 
 
-def in_order(jobs: Iterable[Job[T]], threads: int, ahead: int, single: bool = True) -> Iterator[T]:
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Within, torch uses one thread on a CPU: a sum over several has other last digits than one over another number."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_order(jobs: Iterable[Job[T]], threads: int, ahead: int) -> Iterator[T]:
     """Yield what the jobs return, in their order; `threads` of them run at once, and `ahead` more have been taken.
 
-    `single` lets torch use one thread within each job; afterwards it has as many as before.
+    Within each job torch uses one thread; afterwards it has as many as before.
     """
     before, waiting = torch.get_num_threads(), deque[Future[T]]()
-    begin = partial(torch.set_num_threads, 1) if single else None
+    begin = partial(torch.set_num_threads, 1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tower", initializer=begin)
     try:
         for job in jobs:
@@ -41,5 +54,4 @@ def in_order(jobs: Iterable[Job[T]], threads: int, ahead: int, single: bool = Tr
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        if single:
-            torch.set_num_threads(before)
+        torch.set_num_threads(before)

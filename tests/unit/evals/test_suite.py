@@ -1,14 +1,19 @@
 import json
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 
 from mmclip.errors import UserError
+from mmclip_data.features import encoder as encoder_module
+from mmclip_data.features.encoder import text_share
+from mmclip_data.features.model import Towers
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
+from mmclip_eval.tasks.base import EvalTask, Outcome
 
 IDENTITY = ModelIdentity(model="colours", precision="fp32", checkpoint="runs/a", weights_sha256="00")
 
@@ -141,3 +146,28 @@ def test_a_result_that_is_there_is_not_worked_out_again_and_another_prompt_or_la
     (other_weights,) = evaluate(colour_model, [settings], replace(IDENTITY, weights_sha256="11"))
     (other_seed,) = evaluate(colour_model, [settings], IDENTITY, seed=1)
     assert len({first.file_name, *names, other_weights.file_name, other_seed.file_name}) == 6
+
+
+class SumOfScores(EvalTask):
+    """A figure that another number of threads would sum up otherwise."""
+
+    type = "sum_of_scores"
+    threads: ClassVar[list[int]] = []
+
+    def run(self, context):
+        self.threads.append(torch.get_num_threads())
+        context.encode_texts(["red", "blue"])
+        return Outcome({})
+
+
+def test_a_task_has_one_thread_and_what_it_asks_for_is_encoded_by_all(classification_folder, colour_model, monkeypatch):
+    towers = []
+    monkeypatch.setattr(encoder_module, "text_share", lambda *given: towers.append(given[2]) or text_share(*given))
+    monkeypatch.setattr(Towers, "threads", lambda *_: torch.get_num_threads())
+    settings = EvalDatasetConfig(name="a", path=str(classification_folder), tasks=(SumOfScores(),))
+    torch.set_num_threads(3)
+    try:
+        list(evaluate(colour_model, [settings], IDENTITY, chunk_size=4))
+        assert (SumOfScores.threads, towers, torch.get_num_threads()) == ([1], [3], 3)
+    finally:
+        torch.set_num_threads(1)

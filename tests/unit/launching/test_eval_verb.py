@@ -155,6 +155,14 @@ def test_a_wrong_suite_is_one_message(
     assert message in capsys.readouterr().err
 
 
+def test_a_wrong_set_is_told_once_and_not_for_each_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert evaluated("first", "second", "--dataset", "colours", "--dataset", "gone", "--output", "out") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mmclip: evaluation data set 'gone'")
+    assert "failed" not in said
+    assert not (place / "out").exists()
+
+
 def test_what_fails_costs_the_others_nothing_and_is_named_at_the_end(place: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ("nan", "nowhere", "first", "--dataset", "cut", "--dataset", "colours", "--output", "out")
     assert evaluated(*arguments) == 2
