@@ -16,7 +16,7 @@ def results_table(results: Iterable[EvalResult]) -> Table:
     """A heading for each result and one row a metric, 80 columns wide; a figure whose interval reaches chance is dimmed."""
     table = Table(title="evaluation")
     for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number > 0, overflow="fold")
     for result in results:
         # Text, not str: rich would read a data set's "[name]" as markup.
         heading = Text(f"{result.dataset}, {task_words(result.task)}", style="bold")
