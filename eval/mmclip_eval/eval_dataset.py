@@ -79,7 +79,10 @@ class EvalDataset:
             UserError: there are more of them than may be.
         """
         self._leave_out(bad)
-        self._before_encoding = self.samples
+        self.encoded_rows = self.rows
+        """What goes through the tower: it stays as it is when pictures prove bad there, for every checkpoint alike."""
+        self.encoded_samples = self.skipped.kept
+        """Whose rows these are, by index in the whole set."""
 
     def leave_out_of_whole(self, indices: Collection[int]) -> None:
         """Leave samples out by their index in the whole set, as another process has done.
@@ -96,7 +99,7 @@ class EvalDataset:
     @property
     def fingerprint(self) -> str:
         """Of the samples that are encoded: known before that, and the same after it."""
-        return self._before_encoding.fingerprint
+        return self.encoded_rows.samples.fingerprint
 
     def _leave_out(self, bad: Mapping[int, str]) -> None:
         self.samples = self.skipped.leave_out(bad)
@@ -105,16 +108,25 @@ class EvalDataset:
         self._parts.clear()
 
     def leave_out_rows(self, bad: Mapping[int, str]) -> Int[Tensor, " row"]:
-        """Leave out the samples of rows whose picture is of no use; returns which rows are left.
+        """Leave out the samples of encoded rows whose picture is of no use; returns which of these rows are left.
+
+        The same rows, told again for another checkpoint, change nothing.
 
         Raises:
             UserError: there are more of them than may be.
         """
-        sample_of_row = self.rows.sample_of_row
+        sample_of_row = self.encoded_rows.sample_of_row
         samples: dict[int, str] = {}
         for row, reason in sorted(bad.items()):
             samples.setdefault(int(sample_of_row[row]), reason)
-        self._leave_out(samples)
+        place = {index: place for place, index in enumerate(self.skipped.kept)}
+        named = {self.encoded_samples[sample]: reason for sample, reason in samples.items()}
+        found = {place[index]: reason for index, reason in named.items() if index in place}
+        if found:
+            known = [*self._parts]
+            self._leave_out(found)
+            for part in known:  # again, of what is left: their notes belong to every result of the set
+                getattr(self, part)
         return (~torch.isin(sample_of_row, torch.tensor(list(samples), dtype=torch.long))).nonzero()[:, 0]
 
     def read(self, parts: Sequence[Part]) -> None:

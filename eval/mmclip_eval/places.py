@@ -15,9 +15,10 @@ _SETTINGS = TypeAdapter(SetConfig)
 
 
 def place_of(dataset: EvalDataset) -> dict[str, Any]:
-    """The settings that a set was opened with, its tasks aside, and the samples that are left out of it by now."""
+    """The settings that a set was opened with, its tasks aside, and the samples that are not encoded."""
     settings = SetConfig(**{field.name: getattr(dataset.config, field.name) for field in fields(SetConfig)})
-    return {"settings": _SETTINGS.dump_python(settings, mode="json"), "left_out": sorted(dataset.skipped.reasons)}
+    left_out = sorted(set(range(len(dataset.whole))) - set(dataset.encoded_samples))
+    return {"settings": _SETTINGS.dump_python(settings, mode="json"), "left_out": left_out}
 
 
 def open_place(place: Mapping[str, Any]) -> PictureRows:
@@ -28,4 +29,4 @@ def open_place(place: Mapping[str, Any]) -> PictureRows:
     """
     dataset = open_samples(_SETTINGS.validate_json(json.dumps(place["settings"]), strict=True))
     dataset.leave_out_of_whole(place["left_out"])
-    return dataset.rows
+    return dataset.encoded_rows

@@ -101,7 +101,7 @@ class _Pass:
     def _encode_images(self, dataset: EvalDataset) -> Encoding:
         """The rows, and those of them that hold nothing because their picture cannot be read, with the reason."""
         report = partial(self.progress, dataset.config.name) if self.progress else None
-        rows = dataset.rows
+        rows = dataset.encoded_rows
         refuse = partial(refuse_bad, rows) if dataset.skipped.budget is None else None
         return self.encoder.images(rows, place_of(dataset), report, refuse)
 

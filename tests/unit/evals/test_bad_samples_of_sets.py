@@ -9,9 +9,12 @@ import torch
 
 from mmclip.errors import BadSampleError, UserError
 from mmclip_data.features.encode import encode_images
-from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
+from mmclip_data.features.encoder import Encoder
+from mmclip_data.features.model import Towers
+from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
+from mmclip_eval.places import open_place, place_of
 from mmclip_eval.results.result import ModelIdentity
-from mmclip_eval.suite import evaluate
+from mmclip_eval.suite import evaluate, evaluate_opened
 
 IDENTITY = ModelIdentity(model="colours", precision="fp32")
 BOTH = ("zero_shot_classification", "zero_shot_retrieval")
@@ -127,6 +130,32 @@ def test_a_sample_of_several_pictures_goes_with_any_of_them(tmp_path, write_tar,
     encode_images(dataset.rows, colour_model.spec.to_uint8, colour_model.embed_uint8, bad=bad)
     assert dataset.leave_out_rows(bad).tolist() == [0, 1, 4, 5]
     assert dataset.rows.sample_of_row.tolist() == [0, 0, 1, 1]
+
+
+def test_a_second_checkpoint_sees_the_rows_that_the_first_saw(write, colour_model):
+    """A set is opened once for all checkpoints; which rows share a chunk, and so the last digits, must not depend on it."""
+    path = write({1: {"png": b"none"}, 4: {"cls": None}})
+    opened = open_dataset(settings_of(path, on_bad="skip"))
+    found = []
+    for _ in range(2):
+        encoder = Encoder(Towers(colour_model, chunk_size=4))
+        found.append(list(evaluate_opened(encoder, [opened], IDENTITY)))
+        assert [row for row, _ in sorted(encoder.images(opened.dataset.encoded_rows, {}).bad.items())] == [1]
+    first, second = ([(one.metrics, one.file_name, one.notes, one.num_skipped) for one in results] for results in found)
+    for one, other in zip(first, second, strict=True):
+        assert one == other
+    assert colour_model.image_rows[:2] == colour_model.image_rows[2:4] == [4, 4]
+    assert first[0][3] == 2
+
+
+def test_another_process_finds_the_rows_that_are_encoded(write, colour_model):
+    dataset = open_dataset(settings_of(write({1: {"png": b"none"}, 4: {"cls": None}}), on_bad="skip")).dataset
+    before = open_place(place_of(dataset))
+    list(evaluate_opened(Encoder(Towers(colour_model, chunk_size=4)), [OpenedDataset(dataset, ())], IDENTITY))
+    dataset.leave_out_rows({1: "cannot be decoded"})
+    for rows in (before, open_place(place_of(dataset))):
+        assert rows.fingerprint == dataset.encoded_rows.fingerprint
+        assert [rows.sample_id(i) for i in range(len(rows))] == [f"set/a.tar/s000000{n}" for n in (0, 1, 2, 3, 5, 6)]
 
 
 def test_a_result_file_has_one_name_before_and_after_a_picture_proves_bad(write, colour_model):
