@@ -5,17 +5,18 @@ mmclip embed open_clip:ViT-B-32/openai --data 'data/{00000..00099}.tar' --output
 torchrun --nproc_per_node 2 -m mmclip_launch.embed runs/demo --data data/photos/train --output embeddings/photos
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmclip.errors import UserError
 from mmclip.release import load
-from mmclip_data.clip_retrieval.embed import PARTITION_ROWS, EmbedJob, Towers
+from mmclip_data.clip_retrieval.embed import PARTITION_ROWS, EmbedJob
 from mmclip_data.clip_retrieval.layout import require_pyarrow
 from mmclip_data.clip_retrieval.pairs import open_pairs
+from mmclip_data.features.model import Towers
 from mmclip_launch.flags import Arguments
+from mmclip_launch.run.encoding import device_here
 from mmclip_launch.run.peers import rank, world_size
 from mmclip_launch.run.preflight import check_devices
 from mmclip_launch.screen import Screen
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--partition-rows", type=int, default=PARTITION_ROWS, help=f"rows in a file (default: {PARTITION_ROWS:,})"
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu); cuda: one for each process")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or mps (default: cuda where there is one)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="of the towers' arithmetic (default: fp32)"
     )
@@ -87,12 +88,6 @@ def embed(job: EmbedJob, screen: Screen, place: int | None = None, ranks: int | 
         )
     rest = f"; {unfinished:,} partitions are still to come from other processes" if unfinished else ""
     screen.say(f"{rows:,} rows in {job.output}{rest}")
-
-
-def device_here(device: str) -> str:
-    """Of several processes on one machine each takes its own CUDA device."""
-    several = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and several else device
 
 
 if __name__ == "__main__":

@@ -5,51 +5,28 @@ source alone. A rank takes every `ranks`-th partition, and needs no word from th
 """
 
 import shutil
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from mmclip.errors import BadSampleError, UserError
-from mmclip.towers.two_tower import TwoTower
-from mmclip.training.precision import Precision, autocast
 from mmclip_data.clip_retrieval.layout import Layout, Partition
 from mmclip_data.clip_retrieval.pairs import Pairs, Words
-from mmclip_data.features.cache import BLOCK_ROWS, FeatureCache, FeatureKey, tower_hash
-from mmclip_data.features.encode import CHUNK_SIZE, encode_texts
+from mmclip_data.features.cache import BLOCK_ROWS, FeatureCache, FeatureKey
+from mmclip_data.features.encode import CHUNK_SIZE
 from mmclip_data.features.encode_once import fill
+from mmclip_data.features.encoder import Encoder
+from mmclip_data.features.model import Towers
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.pipelines.job import Dropped
 
 CANNOT = "sample cannot be read"
 PARTITION_ROWS = 100 * BLOCK_ROWS
-
-
-@dataclass(frozen=True)
-class Towers:
-    """A model at a precision, and the name of its weights."""
-
-    model: TwoTower
-    precision: Precision = "fp32"
-
-    @cached_property
-    def weights(self) -> str:
-        """Hash of all weights."""
-        return tower_hash(self.model.backbone)
-
-    def embed_images(self, images: UInt8[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch embed"]:
-        """Embeddings of pixels before normalisation."""
-        with autocast(self.precision, self.model.device):
-            return self.model.embed_uint8(images)
-
-    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch embed"]:
-        """Embeddings of texts."""
-        with autocast(self.precision, self.model.device):
-            return self.model.embed_texts(texts)
 
 
 @dataclass(frozen=True)
@@ -86,7 +63,7 @@ class EmbedJob:
             "samples": len(self.pairs),
             "captions": list(self.pairs.fields),
             "partition_rows": self.partition_rows,
-            "weights": self.towers.weights,
+            "weights": weights_of(self.towers),
             "precision": self.towers.precision,
             "preprocess": self.towers.model.spec.to_open_clip(),
         }
@@ -155,12 +132,12 @@ def encode_rows(pairs: Pairs, towers: Towers, rows: range, scratch: Path) -> Gen
     words, unread = _read_words(pairs, rows)
     spec = towers.model.spec
     key = FeatureKey(
-        tower=towers.weights,
+        tower=towers.hashes["image"],
         precision=towers.precision,
         spec=spec,
         source=f"{pairs.fingerprint} {rows.start}",
         rows=len(rows),
-        embed_dim=int(towers.model.model_cfg["embed_dim"]),
+        embed_dim=towers.embed_dim,
     )
 
     def pixels(row: int) -> Tensor:
@@ -169,7 +146,9 @@ def encode_rows(pairs: Pairs, towers: Towers, rows: range, scratch: Path) -> Gen
         return spec.to_uint8(decode_image(pairs.image_bytes(rows[row])))
 
     cache = FeatureCache(scratch, key)
-    yield from fill(cache, pixels, towers.embed_images, name=lambda row: f"sample {pairs.name(rows[row])}")
+    name, together = (lambda row: f"sample {pairs.name(rows[row])}"), towers.threads(None)
+    with towers.working():
+        yield from fill(cache, pixels, towers.embed_images, name=name, towers=together)
     features = cache.features()
     bad = {rows[row]: reason for row, reason in sorted(features.bad.items())}
     kept = [row for row in rows if row not in bad]
@@ -179,8 +158,13 @@ def encode_rows(pairs: Pairs, towers: Towers, rows: range, scratch: Path) -> Gen
     text_embed = np.zeros_like(image_embed) if pairs.fields else None
     if text_embed is not None and kept:
         texts = [words[row].caption or "" for row in kept]
-        text_embed[:] = encode_texts(texts, towers.embed_texts).numpy()
+        text_embed[:] = Encoder(towers).texts(texts).numpy()
     return EncodedRows(kept, image_embed, text_embed, words, bad)
+
+
+def weights_of(towers: Towers) -> str:
+    """Names both towers."""
+    return " ".join(towers.hashes.values())
 
 
 def _read_words(pairs: Pairs, rows: range) -> tuple[dict[int, Words], dict[int, str]]:
@@ -194,4 +178,4 @@ def _read_words(pairs: Pairs, rows: range) -> tuple[dict[int, Words], dict[int, 
     return words, bad
 
 
-__all__ = ["PARTITION_ROWS", "EmbedJob", "EncodedRows", "Towers", "encode_rows"]
+__all__ = ["PARTITION_ROWS", "EmbedJob", "EncodedRows", "encode_rows", "weights_of"]

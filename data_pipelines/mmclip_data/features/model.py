@@ -89,6 +89,12 @@ class Towers:
         source = xxhash.xxh3_128_hexdigest(tokens.numpy().tobytes(), seed=tokens.shape[1])
         return self._key("text", None, source, len(texts), ())
 
+    @property
+    def embed_dim(self) -> int:
+        """Width of the embeddings of towers of ours."""
+        assert isinstance(self.model, TwoTower), "others tell it by their first embedding"
+        return int(self.model.model_cfg["embed_dim"])
+
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Of the weights and the architecture of each tower, by `image` and `text`; equal for equal weights anywhere."""
@@ -119,7 +125,7 @@ class Towers:
             spec=spec,
             source=source,
             rows=rows,
-            embed_dim=int(self.model.model_cfg["embed_dim"]),
+            embed_dim=self.embed_dim,
             block_rows=self.chunk_size,
             made_with=(
                 tower,

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from mmclip.release import load
-from mmclip_data.clip_retrieval.embed import PARTITION_ROWS, Towers, encode_rows
+from mmclip_data.clip_retrieval.embed import PARTITION_ROWS, encode_rows, weights_of
 from mmclip_data.clip_retrieval.pairs import ShardPairs
 from mmclip_data.features.cache import BLOCK_ROWS
+from mmclip_data.features.model import Towers
 from mmclip_data.pipelines.job import Track
 from mmclip_data.pipelines.rewrite import Inputs
 from mmclip_launch.run.preflight import check_devices
@@ -36,7 +37,7 @@ class ClipScorer:
 
     def name(self) -> str:
         """Of the weights, and of the arithmetic."""
-        return f"{self.towers.weights} {self.towers.precision} {self.towers.model.device.type}"
+        return f"{weights_of(self.towers)} {self.towers.precision} {self.towers.model.device.type}"
 
     @cached_property
     def towers(self) -> Towers:

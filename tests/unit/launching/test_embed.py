@@ -13,8 +13,9 @@ from mmclip.errors import UserError
 from mmclip.release import load
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
-from mmclip_data.clip_retrieval.embed import EmbedJob, Towers
+from mmclip_data.clip_retrieval.embed import EmbedJob
 from mmclip_data.clip_retrieval.pairs import open_pairs
+from mmclip_data.features.model import Towers
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.shards import ShardWriter
 from mmclip_data.testing.shard_faults import make_shard
