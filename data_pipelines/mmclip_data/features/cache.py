@@ -22,7 +22,7 @@ import torch
 import xxhash
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmclip.errors import BadSampleError, MachineError, UserError
 from mmclip.preprocess import ImageSpec
@@ -39,7 +39,7 @@ class FeatureKey:
     """What features are of: two that agree in all of it have the same rows."""
 
     tower: str
-    """`tower_hash` of the tower that encodes."""
+    """`state_hash` of the tower that encodes, with its architecture."""
     precision: str
     """Precision that it computes in."""
     spec: ImageSpec | None
@@ -63,11 +63,6 @@ class FeatureKey:
     def digest(self) -> str:
         """The name of its folder."""
         return xxhash.xxh3_64_hexdigest(json.dumps(self.table, sort_keys=True).encode())
-
-
-def tower_hash(tower: nn.Module) -> str:
-    """Hex digits that change with any weight or statistic of a tower, or its name."""
-    return state_hash(tower.state_dict())
 
 
 def state_hash(state: Mapping[str, Tensor], description: str = "") -> str:

@@ -126,18 +126,10 @@ class HFDataset:
         }
 
     def _picture(self, cell: Any, number: int) -> bytes:
-        content, path = cell_of(cell)
-        if content is not None:
-            return content
-        if not path:
-            raise BadSampleError(f"row {number}: no picture in column {self.image_column!r}")
-        if "://" in path:
-            raise BadSampleError(f"row {number}: the picture is a URL, expected a file: download it first")
-        place = self.folder / path
         try:
-            return place.read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise BadSampleError(f"row {number}: picture {place}: {error.strerror}") from error
+            return picture_in(cell, self.folder, self.image_column)
+        except BadSampleError as error:
+            raise BadSampleError(f"row {number}: {error}") from error
 
     def _texts(self, column: str, cell: Any) -> Any:
         names = self._names.get(column)
@@ -187,6 +179,26 @@ def cell_of(cell: Any) -> tuple[bytes | None, str]:
         content = cell.get("bytes")
         return content if isinstance(content, bytes) else None, cell.get("path") or ""
     return (cell, "") if isinstance(cell, bytes) else (None, cell.strip() if isinstance(cell, str) else "")
+
+
+def picture_in(cell: Any, folder: Path, column: str) -> bytes:
+    """The bytes of a picture; paths in a cell are relative to `folder`.
+
+    Raises:
+        BadSampleError: there is none, or no such file.
+        OSError: the file cannot be read, though it is there.
+    """
+    content, path = cell_of(cell)
+    if content is not None:
+        return content
+    if not path:
+        raise BadSampleError(f"no picture in column {column!r}")
+    if "://" in path:
+        raise BadSampleError(f"column {column!r} holds a URL, expected a picture: download it first")
+    try:
+        return (folder / path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise BadSampleError(f"picture {folder / path}: {error.strerror}") from error
 
 
 def _caption_columns(

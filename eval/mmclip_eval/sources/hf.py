@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from mmclip.errors import BadSampleError, UserError
-from mmclip_data.loading.datasets_source import DatasetsConfig, cell_of, open_split
+from mmclip_data.loading.datasets_source import DatasetsConfig, open_split, picture_in
 from mmclip_data.pipelines.pairs import plain, texts_of
 from mmclip_eval.sources import folder, table
 from mmclip_eval.sources.config import SourceConfig
@@ -109,24 +109,11 @@ class DatasetRows:
         """The library maps its files into memory; nothing is kept open."""
 
     def _picture(self, index: int, column: str) -> bytes:
-        content = self._content(self._pictures[index][column], column)
+        content = picture_in(self._pictures[index][column], self.root, column)
         known = self.__dict__.get("_read_once")  # worked out when the fingerprint was first asked for
         if known is not None and known[1][column][index] != xxhash.xxh3_64_intdigest(content):
             raise BadSampleError(f"column {column!r}: its bytes are others than when the set was opened")
         return content
-
-    def _content(self, cell: Any, column: str) -> bytes:
-        content, path = cell_of(cell)
-        if content is not None:
-            return content
-        if not path:
-            raise BadSampleError(f"no picture in column {column!r}")
-        if "://" in path:
-            raise BadSampleError(f"column {column!r} holds a URL, expected a picture: download it first")
-        try:
-            return (self.root / path).read_bytes()
-        except OSError as error:
-            raise BadSampleError(f"picture {self.root / path}: {error.strerror}") from error
 
     def _texts(self, cells: Mapping[str, Any]) -> dict[str, bytes]:
         columns, found = self.columns, {}
@@ -168,7 +155,7 @@ class DatasetRows:
 
     def _hash_of(self, cell: Any, column: str) -> int:
         try:
-            return xxhash.xxh3_64_intdigest(self._content(cell, column))
+            return xxhash.xxh3_64_intdigest(picture_in(cell, self.root, column))
         except BadSampleError:
             return 0
 

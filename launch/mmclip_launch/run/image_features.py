@@ -12,8 +12,9 @@ from mmclip.errors import UserError
 from mmclip.towers.embedding import evaluating
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.precision import Precision, autocast
-from mmclip_data.features.cache import BLOCK_ROWS, FeatureCache, FeatureKey, tower_hash
+from mmclip_data.features.cache import BLOCK_ROWS, FeatureCache, FeatureKey
 from mmclip_data.features.encode_once import SourcePictures, fill, missing_blocks
+from mmclip_data.features.model import Towers
 from mmclip_data.features.tower_threads import tower_threads
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_launch.run.config import RunConfig
@@ -49,7 +50,7 @@ def encode_once(config: RunConfig, accelerator: Accelerator, run: Run, screen: S
     assert isinstance(loader, TrainLoader), "streams were refused"
     pictures = SourcePictures(loader.source, towers.spec.to_uint8)
     key = FeatureKey(
-        tower=tower_hash(towers.backbone.visual),
+        tower=Towers(towers).hashes["image"],
         precision=settled(config),
         spec=towers.spec,
         source=loader.source.fingerprint,
