@@ -98,7 +98,10 @@ class EvalResult:
         return result_name(self.dataset, where, self.public_task or self.task, self.config_hash)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
+        """The content of the file, exactly as `read_result` gives it back: no tuple stands where JSON has a list."""
+        return json.loads(json.dumps(self._content(), allow_nan=False))
+
+    def _content(self) -> dict[str, Any]:
         identity = self.identity
         there = self.num_samples + self.num_skipped
         return {

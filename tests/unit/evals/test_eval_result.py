@@ -8,6 +8,7 @@ from rich.console import Console
 
 from mmclip.errors import UserError
 from mmclip_eval.metrics.estimate import Estimate
+from mmclip_eval.report.scores import gather_results
 from mmclip_eval.results.names import result_name
 from mmclip_eval.results.result import EvalResult, ModelIdentity, read_result
 from mmclip_eval.results.table import notes_of, results_table
@@ -34,6 +35,16 @@ def test_a_written_result_reads_back_with_its_intervals_and_chance_levels(tmp_pa
     assert content["intervals"]["acc1"] == [0.5, 1.0]
     assert content["chance"] == {"acc1": 0.2, "acc5": 0.5}
     assert content["bootstrap"]["level"] == 0.95
+
+
+def test_a_result_in_memory_is_what_its_file_says(tmp_path):
+    """A report takes one for the other: a tuple in the one and a list in the other would make two results of them."""
+    result = replace(RESULT, options={"recall_at": (1, 5, 10)}, details={"shots": (1, 2)})
+    written, here = read_result(result.write(tmp_path)), result.to_json()
+    for content in (written, here):
+        content["run"].pop("finished")
+    assert written == here
+    assert len(gather_results(tmp_path, [result])) == 1
 
 
 def test_equal_results_have_one_file_and_differ_in_their_time_alone(tmp_path):
