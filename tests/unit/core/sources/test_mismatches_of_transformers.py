@@ -34,7 +34,7 @@ CLIP, SIGLIP = "tiny_clip", "tiny_siglip"
             {"text_config__max_position_embeddings": 30},
             r"positional_embedding should have shape \[30, 32\].*\[24, 32\]",
         ),
-        (CLIP, {"text_config__vocab_size": 20}, r"the tokenizer has 33 tokens and the text tower embeds 20"),
+        (CLIP, {"text_config__vocab_size": 20}, r"the tokenizer has 37 tokens and the text tower embeds 20"),
         (CLIP, {"text_config__eos_token_id": 31}, r"reads a caption at id 31, which the tokenizer puts behind none"),
         (CLIP, {"text_config__attention_dropout": 0.1}, r"text_config\.attention_dropout=0\.1 has no equal"),
         (
