@@ -225,6 +225,15 @@ def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
     )
 
 
+def architecture_of(checkpoint: str) -> str:
+    """Name of the architecture, as results have it.
+
+    Raises:
+        UserError: there are no weights of that name.
+    """
+    return _architecture(checkpoint, _folder_of(checkpoint))
+
+
 def evaluate_sets(
     encoder: Encoder,
     opened: Sequence[OpenedDataset],

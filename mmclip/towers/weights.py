@@ -1,12 +1,13 @@
 """Weights in open_clip's folder layout: what stock open_clip opens as `local-dir:FOLDER`."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from mmclip.errors import UserError
@@ -32,6 +33,11 @@ def save_weights(model: TwoTower, folder: Path) -> None:
 def save_tensors(model: TwoTower, path: Path) -> None:
     """Write the weights alone, under open_clip's names."""
     save_file(_file_tensors(model), path)
+
+
+def weights_sha256(model: TwoTower) -> str:
+    """Of the file that `save_tensors` would write."""
+    return hashlib.sha256(save(_file_tensors(model))).hexdigest()
 
 
 def load_weights(folder: Path, raw: bool = False) -> TwoTower:
