@@ -1,9 +1,10 @@
 """Formats of an export, one a file; a new one is a `Writer` in this table."""
 
 from mmclip.release.formats.open_clip import OpenClipWriter
+from mmclip.release.formats.transformers import TransformersWriter
 from mmclip.release.formats.writer import Writer
 
-FORMATS: dict[str, Writer] = {writer.name: writer for writer in (OpenClipWriter(),)}
+FORMATS: dict[str, Writer] = {writer.name: writer for writer in (OpenClipWriter(), TransformersWriter())}
 """By the word that `mmclip export --format` takes."""
 
 DEFAULT_FORMAT = "open_clip"
