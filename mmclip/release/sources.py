@@ -14,7 +14,7 @@ from mmclip.towers.architecture import ModelConfig, model_cfg_of
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.two_tower import TwoTower, initial_log_scale
 from mmclip.towers.weights import CONFIG_FILE, fill, load_weights
-from mmclip.training.checkpoint import newest_checkpoint
+from mmclip.training.checkpoint import newest_checkpoint, result_of
 
 SIGLIP_SCALE, SIGLIP_BIAS = 10.0, -10.0
 """Where the sigmoid loss starts (SigLIP, section 3.2)."""
@@ -23,10 +23,10 @@ SIGLIP_SCALE, SIGLIP_BIAS = 10.0, -10.0
 def load(source: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> TwoTower:
     """A trained model, in evaluation mode, from wherever it stands.
 
-    `source` is the folder of an mmclip run (its newest checkpoint that verifies), of a checkpoint or of an open_clip
-    model (`local-dir:` may stand before it), `open_clip:ARCH/TAG` for released weights, which open_clip downloads, or
-    `open_clip:ARCH/FILE` for a weights file or a training checkpoint of open_clip. Of a run that averages its weights it is
-    the average; `raw` takes the weights themselves.
+    `source` is the folder of an mmclip run (its best checkpoint where it was chosen by a figure, else the newest that
+    verifies), of a checkpoint or of an open_clip model (`local-dir:` may stand before it), `open_clip:ARCH/TAG` for released
+    weights, which open_clip downloads, or `open_clip:ARCH/FILE` for a weights file or a training checkpoint of open_clip. Of
+    a run that averages its weights it is the average; `raw` takes the weights themselves.
 
     Raises:
         UserError: nothing loadable is there; the message says what was looked for.
@@ -44,7 +44,7 @@ def load(source: str | Path, device: str | torch.device = "cpu", *, raw: bool = 
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that holds the weights: `path` itself, or the newest whole checkpoint of the run at `path`.
+    """The folder that holds the weights: `path` itself, or of the run at `path` its result, else its newest whole checkpoint.
 
     Raises:
         UserError: there is neither.
@@ -56,6 +56,10 @@ def model_folder(path: str | Path) -> Path:
         )
     if (folder / CONFIG_FILE).is_file():
         return folder
+    chosen = result_of(folder)
+    if chosen is not None:
+        verify(chosen.folder)
+        return chosen.folder
     skipped: list[str] = []
     newest = newest_checkpoint(folder, skipped.append)
     if newest is None:

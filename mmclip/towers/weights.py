@@ -12,6 +12,7 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
+from mmclip.towers.class_head import load_head, save_head
 from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -27,6 +28,8 @@ def save_weights(model: TwoTower, folder: Path) -> None:
     table = {"model_cfg": _explicit(model), "preprocess_cfg": model.spec.to_open_clip()}
     (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     model.tokenizer.save(folder)
+    if model.class_head is not None:
+        save_head(model.class_head, folder)
 
 
 def save_tensors(model: TwoTower, path: Path) -> None:
@@ -49,6 +52,7 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
     fill(model, weights)
+    model.class_head = load_head(folder)
     return model
 
 
