@@ -20,6 +20,11 @@ VERBS = {
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN, or --results PATH..."),
     "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
     "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),
+    "interpolate": (
+        "mmclip_launch.interpolate",
+        "the models between two, scored: mmclip interpolate A B --alpha 0 .1 ... 1 --suite FILE --output FOLDER",
+    ),
+    "average": ("mmclip_launch.average", "one model of several, a soup: mmclip average A B C FOLDER [--greedy]"),
     "export": ("mmclip_launch.export", "weights for others, with a model card: mmclip export CHECKPOINT FOLDER"),
     "doctor": ("mmclip_launch.doctor", "what this machine has, what is wrong with it, and how to mend it"),
     "import-flags": ("mmclip_launch.import_flags", "an open_clip command line as a run file"),
