@@ -47,19 +47,10 @@ def _resized(images: UInt8[Tensor, "batch 3 _ _"], size: tuple[int, int]) -> UIn
 
 
 def _refuse_other_tokens(teacher: TwoTower, student: TwoTower) -> None:
-    ours, theirs = student.tokenizer(PROBES), teacher.tokenizer(PROBES)
-    shorter = min(ours.shape[1], theirs.shape[1])
-    same = (
-        torch.equal(ours[:, :shorter], theirs[:, :shorter])
-        if ours.shape[1] == theirs.shape[1]
-        else (
-            teacher.trims_text
-            and theirs.shape[1] > ours.shape[1]
-            and torch.equal(student.trim(ours), teacher.trim(theirs))
-        )
-    )
-    if not same:
+    context, longest = student.tokenizer.context_length, teacher.tokenizer.context_length
+    fits = longest == context or (longest > context and teacher.trims_text)
+    if not fits or not torch.equal(teacher.tokenizer.with_context_length(context)(PROBES), student.tokenizer(PROBES)):
         raise UserError(
             "objective.teacher reads captions as other tokens than the student (another tokenizer, or a context of "
-            f"{theirs.shape[1]} tokens against {ours.shape[1]}): take a teacher of the student's family"
+            f"{longest} tokens against {context}): take a teacher of the student's family"
         )

@@ -133,8 +133,7 @@ class RunConfig:
     @property
     def measured_sets(self) -> tuple[EvalDatasetConfig, ...]:
         """All evaluation sets: what the run is for, and what it must not forget."""
-        tasks = ("classifier",) if self.head.start is not None else ()
-        return (*dev_set(self.data, tasks), *self.evaluation.datasets, *self.retained.datasets)
+        return (*dev_set(self.data, self.head.start is not None), *self.evaluation.datasets, *self.retained.datasets)
 
 
 SAFE_TO_CHANGE = (
