@@ -54,6 +54,8 @@ class ImageTextBatch:
     """Columns of each caption that its tower needs (`TwoTower.text_lengths`); on the host, since they decide shapes."""
     image_features: Float[Tensor, "batch embed"] | None = None
     """L2-normalised embeddings by a locked image tower, computed before the run; `images` then have no pixel."""
+    classes: Int[Tensor, " batch"] | None = None
+    """The class of each sample, where a run learns from classes."""
 
     def to(self, device: torch.device) -> "ImageTextBatch":
         """The same batch with its tensors on `device`; the copy from pinned memory does not block."""
@@ -77,6 +79,7 @@ class ImageTextBatch:
                 views=tuple(view[start : start + size] for view in self.views),
                 lengths=None if self.lengths is None else self.lengths[start : start + size],
                 image_features=None if self.image_features is None else self.image_features[start : start + size],
+                classes=None if self.classes is None else self.classes[start : start + size],
             )
             for start in starts
         ]
@@ -87,8 +90,8 @@ class ImageTextBatch:
         return replace(self, **pinned, views=tuple(view.pin_memory() for view in self.views))
 
     def _tensors(self) -> tuple[str, ...]:
-        names = ("images", "tokens", "keys")
-        return names if self.image_features is None else (*names, "image_features")
+        optional = [name for name in ("image_features", "classes") if getattr(self, name) is not None]
+        return ("images", "tokens", "keys", *optional)
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ class PairLabels:
 class TowerOutput:
     """What the two towers hand to an objective."""
 
-    PER_SAMPLE: ClassVar[tuple[str, ...]] = ("image_embed", "text_embed")
-    """Fields with a row for each sample; the others belong to the model."""
+    PER_SAMPLE: ClassVar[tuple[str, ...]] = ("image_embed", "text_embed", "class_logits")
+    """Fields with a row for each sample, where they are there; the others belong to the model."""
 
     image_embed: Float[Tensor, "batch embed"]
     """L2-normalised."""
@@ -116,6 +119,8 @@ class TowerOutput:
     logit_scale: Float[Tensor, "1"]
     """The inverse temperature itself: `exp` of the learned parameter."""
     logit_bias: Float[Tensor, "1"] | None
+    class_logits: Float[Tensor, "batch class"] | None = None
+    """Of the class head, where the towers have one."""
 
 
 @dataclass(frozen=True)

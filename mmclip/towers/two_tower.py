@@ -18,6 +18,7 @@ from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.architecture import check_context_length, check_model_cfg
+from mmclip.towers.class_head import ClassHead
 from mmclip.towers.embedding import Embedder, ZeroShotPrediction
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.text_groups import Lengths
@@ -47,6 +48,8 @@ class TwoTower(Embedder):
         """open_clip's own module: `state_dict` of this part is what stock open_clip loads."""
         self.spec = spec or ImageSpec.from_open_clip({}, self.backbone.visual.image_size)
         self.tokenizer = tokenizer or Tokenizer(self.model_cfg["text_cfg"])
+        self.class_head: ClassHead | None = None
+        """A classifier over named classes, where a run has made one."""
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -158,11 +161,13 @@ class TwoTower(Embedder):
             else:
                 image_embed = self.encode_image(self.spec.normalise(images, dtype))
             text_embed = self.encode_text(tokens, lengths)
+        image_embed = F.normalize(image_embed.to(dtype), dim=-1)
         return TowerOutput(
-            image_embed=F.normalize(image_embed.to(dtype), dim=-1),
+            image_embed=image_embed,
             text_embed=F.normalize(text_embed.to(dtype), dim=-1),
             logit_scale=self.logit_scale.exp(),
             logit_bias=self.logit_bias,
+            class_logits=None if self.class_head is None else self.class_head(image_embed).to(dtype),
         )
 
     def text_lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:

@@ -28,6 +28,8 @@ class Row(NamedTuple):
     key: int
     replaced: tuple[str, str] | None
     image_features: NDArray[np.float32] | None = None
+    number: int | None = None
+    """Of its class."""
 
 
 @dataclass(eq=False)
@@ -93,13 +95,15 @@ class Assemble:
         position = sample["__position__"]
         key = int(words(self.seed, Stream.SAMPLE_KEY, position, 1)[0]) >> 1
         replaced, features = sample.get("__replaced__"), sample.get("image_features")
-        batch.rows[row] = Row(position, sample["__id__"], sample["caption"], key, replaced, features)
+        number = sample.get("class")
+        batch.rows[row] = Row(position, sample["__id__"], sample["caption"], key, replaced, features, number)
 
     def finish(self, batch: OpenBatch) -> ImageTextBatch:
         """The batch, all of whose rows are filled."""
         rows = [row for row in batch.rows if row is not None]
         assert len(rows) == self.layout.batch_size, "every row was placed"
         features = [row.image_features for row in rows if row.image_features is not None]
+        classes = [row.number for row in rows if row.number is not None]
         assert len(features) in (0, len(rows)), "all rows come from one kind of map"
         return ImageTextBatch(
             images=batch.views[0],
@@ -112,6 +116,7 @@ class Assemble:
             ),
             views=batch.views[1:],
             image_features=torch.from_numpy(np.stack(features)) if features else None,
+            classes=torch.tensor(classes, dtype=torch.int64) if classes else None,
         )
 
 

@@ -23,8 +23,11 @@ from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.assemble import Assemble, Filler, Tokenize
 from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, crop_alone, fill_view, views_of
 from mmclip_data.loading.captions import captions_of, choose_caption
+from mmclip_data.loading.chosen import ChosenSamples, ClassCaption
 from mmclip_data.loading.decode import PillowPicture, open_picture
 from mmclip_data.loading.describe import describe
+from mmclip_data.loading.held_out import HeldOutConfig
+from mmclip_data.loading.labels import LabelsConfig
 from mmclip_data.loading.mixture import order_of
 from mmclip_data.loading.opening import SourceConfig, open_source
 from mmclip_data.loading.plan import PlanConfig
@@ -47,6 +50,10 @@ class DataConfig:
     captions: tuple[str, ...] | None = None
     """Members that hold captions: `txt`, `txt:lines`, or `json:KEY` for one text or a list; a field is drawn, then one of its
     texts. By default `txt`, `text` or `caption`, else a key of `json` of such a name; which one is said at the start."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Learn from classes: what is written for its class is a sample's caption, and samples of a class are no negatives."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """A share that is not learnt from; it becomes the evaluation set `dev`."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What happens to a training picture."""
     views: tuple[ViewConfig, ...] = ()
@@ -68,6 +75,11 @@ class DataConfig:
     """How often the loader processes of a rank are started again when one was killed; the samples stay the same."""
     max_bad_fraction: float = 0.01
     """Share of bad samples above which the run stops; below, each is replaced, counted and named."""
+
+    @property
+    def caption_fields(self) -> tuple[str, ...] | None:
+        """Where captions are; where they are written for classes, where the class is, which every sample must have too."""
+        return self.captions if self.labels.place is None else (self.labels.place,)
 
     def __post_init__(self) -> None:
         lowest = {"workers": 0, "prefetch_batches": 1, "timeout_seconds": 0, "restarts": 0}
@@ -135,13 +147,15 @@ class TrainLoader:
         seed: int,
         maps: Sequence[SampleMap] = (),
         say: Say = print,
+        chosen: ChosenSamples | None = None,
     ) -> None:
         self.say = say
         self.config = config
         self.layout = layout
         self.tokenize = tokenize
         self.seed = seed
-        self.opened = open_source(config.source, config.captions)
+        self.opened = open_source(config.source, config.caption_fields, chosen)
+        self.class_captions = (ClassCaption(chosen, seed),) if chosen is not None and chosen.texts else ()
         self.source = self.opened.source
         self.plan = order_of(self.source, config.plan, seed)
         self.own_maps = tuple(maps)
@@ -153,7 +167,8 @@ class TrainLoader:
         """Make pictures as `spec` says in batches that are asked for from now on; the samples and their draws stay."""
         self.spec = spec
         self.views = loader_views(spec, self.config)
-        self.maps = (Decode(spec, self.opened.captions, self.seed, self.views), *self.own_maps)
+        decode = Decode(spec, self.opened.captions, self.seed, self.views)
+        self.maps = (decode, *self.class_captions, *self.own_maps)
 
     def take_features(self, features: FeatureRows) -> None:
         """Hand on these, one row a sample of the source, from now on: no picture is read any more.
@@ -169,7 +184,8 @@ class TrainLoader:
             self.source.leave_pictures()
         self.views = (View(0, (0, 0), self.config.augment),)
         sizes = self.source.shard_sizes
-        self.maps = (Recall(features, np.cumsum(sizes) - sizes, self.opened.captions, self.seed),)
+        recall = Recall(features, np.cumsum(sizes) - sizes, self.opened.captions, self.seed)
+        self.maps = (recall, *self.class_captions)
 
     @property
     def samples_per_epoch(self) -> int:
