@@ -99,7 +99,7 @@ def interpolate_and_score(
     screen.show(curve_table(curve))
     screen.say(best_line(curve))
     write_curve(curve, output, screen)
-    for alpha in dict.fromkeys([*saved, *([curve.best.alpha] if BEST in options.save else [])]):
+    for alpha in sorted({*saved, *([curve.best.alpha] if BEST in options.save else [])}):
         save_model(blend.at(alpha), output / name_of(alpha), {"alpha": alpha, "a": sources[0], "b": sources[1]})
         screen.say(f"written: {output / name_of(alpha)}")
     return curve

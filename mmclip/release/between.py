@@ -144,5 +144,5 @@ def _same_tokens(first: Tokenizer, other: Tokenizer) -> bool:
 
 def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     stock: Any = tokenizer._tokenizer
-    found = getattr(stock, "tokenizer", None)
+    found: Any = getattr(stock, "tokenizer", None)
     return dict(found.get_vocab()) if hasattr(found, "get_vocab") else dict(stock.encoder)
