@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclip.errors import UserError
-from mmclip.release import Exported, export, model_folder
+from mmclip.release import Exported, export, source_folder
 from mmclip.release.formats import DEFAULT_FORMAT, FORMATS
 from mmclip.release.formats.comparison import TOLERANCE
 from mmclip.towers.two_tower import TwoTower
@@ -127,9 +127,9 @@ def _facts(
 
 def _training(source: str) -> tuple[tuple[str, str], ...]:
     """What the run's own files say of the training; released weights say nothing."""
-    if source.startswith("open_clip:"):
+    checkpoint = source_folder(source)
+    if checkpoint is None:
         return (("weights", source),)
-    checkpoint = model_folder(source.removeprefix("local-dir:"))
     path = checkpoint.parent.parent / "config.toml"
     if not (checkpoint / STATE_FILE).is_file() or not path.is_file():
         return ()
@@ -168,7 +168,7 @@ def _source(source: Any) -> str:
 
 def _results_folder(source: str) -> Path | None:
     """Where `mmclip eval` puts the results of these weights."""
-    if source.startswith("open_clip:"):
+    folder = source_folder(source)
+    if folder is None:
         return None
-    folder = model_folder(source.removeprefix("local-dir:"))
     return folder.parent.parent / "results" if folder.parent.name == "checkpoints" else folder / "results"

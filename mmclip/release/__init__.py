@@ -5,6 +5,18 @@
 
 from mmclip.release.averages import average, interpolate
 from mmclip.release.exports import Exported, check_target, export
-from mmclip.release.sources import create, load, model_folder
+from mmclip.release.sources import load, model_folder, source_folder, weights_of
+from mmclip.release.start import create
 
-__all__ = ["Exported", "average", "check_target", "create", "export", "interpolate", "load", "model_folder"]
+__all__ = [
+    "Exported",
+    "average",
+    "check_target",
+    "create",
+    "export",
+    "interpolate",
+    "load",
+    "model_folder",
+    "source_folder",
+    "weights_of",
+]

@@ -9,9 +9,8 @@ from pathlib import Path
 from mmclip.envelope import MANIFEST, publish, sha256, verify
 from mmclip.errors import UserError
 from mmclip.release.formats import DEFAULT_FORMAT, FORMATS, Writer
-from mmclip.release.sources import load, model_folder
+from mmclip.release.sources import load, source_folder, weights_of
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged
 from mmclip.training.checkpoint import STATE_FILE
 
 
@@ -98,13 +97,13 @@ def check_target(folder: Path, force: bool) -> None:
 
 
 def _loaded(source: str, raw: bool) -> tuple[TwoTower, str | None]:
-    if source.startswith("open_clip:"):
+    folder = source_folder(source)
+    if folder is None:
         return load(source), None
-    folder = model_folder(source.removeprefix("local-dir:"))
     if (folder / STATE_FILE).is_file():  # a checkpoint is sealed; other folders need not be
         verify(folder)
-    weights = folder / (RAW_WEIGHTS_FILE if raw and is_averaged(folder) else WEIGHTS_FILE)
-    return load(folder, raw=raw), sha256(weights) if weights.is_file() else None
+    weights = weights_of(folder, raw)
+    return load(folder, raw=raw), sha256(weights) if weights else None
 
 
 def _no_export(folder: Path) -> str | None:

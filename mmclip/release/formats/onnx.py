@@ -16,7 +16,7 @@ from mmclip.errors import UserError
 from mmclip.release.formats.comparison import CHECK_TEXTS, check_pictures, does_not_open, largest_difference
 from mmclip.towers.text import first
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import CONFIG_FILE, explicit
+from mmclip.towers.weights import CONFIG_FILE, save_config
 
 IMAGE_FILE, TEXT_FILE, FACTS_FILE = "image.onnx", "text.onnx", "onnx.json"
 OPSET = 18
@@ -40,9 +40,7 @@ class OnnxWriter:
         _save(ImageGraph(model), pixels, "images", "image_embed", folder / IMAGE_FILE)
         _save(TextGraph(model), model.tokenizer(CHECK_TEXTS[:2]), "tokens", "text_embed", folder / TEXT_FILE)
         (folder / FACTS_FILE).write_text(json.dumps(facts(model), indent=1, sort_keys=True) + "\n")
-        table = {"model_cfg": explicit(model), "preprocess_cfg": model.spec.to_open_clip()}
-        (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
-        model.tokenizer.save(folder)
+        save_config(model, folder)
 
     def difference(self, model: TwoTower, folder: Path) -> float:
         import open_clip

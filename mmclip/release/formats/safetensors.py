@@ -11,7 +11,7 @@ from mmclip.preprocess import ImageSpec
 from mmclip.release.formats.comparison import CHECK_TEXTS, check_pictures, does_not_open, largest_difference
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import CONFIG_FILE, explicit, file_tensors
+from mmclip.towers.weights import CONFIG_FILE, explicit, file_tensors, save_config
 
 PLAIN_FILE = "model.safetensors"
 
@@ -28,8 +28,7 @@ class SafetensorsWriter:
         table = {"model_cfg": explicit(model), "preprocess_cfg": model.spec.to_open_clip()}
         metadata = {name: json.dumps(value, sort_keys=True) for name, value in table.items()}
         save_file(file_tensors(model), folder / PLAIN_FILE, metadata={"format": "pt", **metadata})
-        (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
-        model.tokenizer.save(folder)
+        save_config(model, folder)
 
     def difference(self, model: TwoTower, folder: Path) -> float:
         try:
