@@ -68,7 +68,7 @@ class Stamp(NamedTuple):
 
 
 def make_stamps(config: StampsConfig) -> MakeReport:
-    """Write `train`, `dev` and `test`, the same samples everywhere, with PNGs as they are: transparency is made white by readers.
+    """Write `train`, `dev` and `test`, the same samples everywhere; PNGs stay as they are, and readers lay them over white.
 
     Raises:
         FetchError: the package cannot be fetched.

@@ -7,8 +7,7 @@ from accelerate import Accelerator
 
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.progress import Progress
-from mmclip_data.features.encoder import Encoder
-from mmclip_data.features.model import Towers
+from mmclip_data.features.frozen import HeadEncoder, frozen_towers
 from mmclip_data.features.ranks import ALONE, Ranks
 from mmclip_data.features.store import FeatureStore
 from mmclip_eval.datasets import OpenedDataset
@@ -36,20 +35,20 @@ class InTraining:
         ranks = Ranks.of_process_group() if several and config.evaluation.datasets else ALONE
         self._config = config
         self._how = EncodeOptions(str(accelerator.device), ranks=ranks)
-        self._towers = towers
         self._opened = opened
         self._screen = screen
         self._is_main = accelerator.is_main_process
+        # Of towers whose weights move nothing is worth keeping but what frozen parts make.
+        self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
 
     def __call__(self, progress: Progress) -> Mapping[str, float]:
         """Scores of the weights as they are; empty on all ranks but the first."""
-        towers = Towers(self._towers)  # whose weights have moved since the last time: nothing of it is worth keeping
         if not self._is_main:
-            serve(self._how, towers)
+            serve(self._how, self._encoder.frozen)
             return {}
         with leading(self._how.ranks):
-            encoder = Encoder(towers, ranks=self._how.ranks)
-            return scores(evaluate_sets(encoder, self._opened, f"step {progress.step}", self._screen))
+            self._encoder.begin()
+            return scores(evaluate_sets(self._encoder, self._opened, f"step {progress.step}", self._screen))
 
     def of_finished(self, folder: str) -> Pass | None:
         """What `mmclip eval` does of the newest checkpoint; None on all ranks but the first."""
