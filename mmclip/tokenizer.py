@@ -24,13 +24,13 @@ CACHED_WORDS = 100_000
 CACHED_TEXTS = 50_000
 """Captions whose tokens are kept where only the tokenizer itself knows what a word is, least recently used out first."""
 
-PROBES = ("A photo of a CAT, 2 x 3 = 6!", "Ein Stra\u00dfenhund, na\u00efve  caf\u00e9", "\u732b <b>&amp;</b>", "word " * 400)
-"""Texts by which tokenizers are told apart, beside what they say of themselves."""
+PROBES = (
     "A photo of a CAT, 2 x 3 = 6!",
-    "Ein Stra\u00dfenhund \u2014 na\u00efve  caf\u00e9",
-    "\u732b\u3068\u72ac <b>&amp;</b>",
+    "Ein Stra\u00dfenhund, na\u00efve  caf\u00e9",
+    "\u732b <b>&amp;</b>",
     "word " * 400,
 )
+"""Texts by which tokenizers are told apart, beside what they say of themselves."""
 
 
 class Tokenizer:

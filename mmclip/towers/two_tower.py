@@ -140,7 +140,7 @@ class TwoTower(Embedder):
         keys: Int[Tensor, " batch"] | None = None,
         dropped: float = 0.0,
         image_features: Float[Tensor, "batch feature"] | None = None,
-        text_features: Float[Tensor, "batch feature"] | None = None,
+        text_features: Float[Tensor, "batch text_feature"] | None = None,
     ) -> TowerOutput:
         """Both embeddings of a batch of raw pixels and tokens, normalised in single precision or better.
 
