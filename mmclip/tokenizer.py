@@ -74,6 +74,28 @@ class Tokenizer:
             return torch.from_numpy(self._words.rows([text[:limit] for text in texts], self.context_length))
         return torch.stack([self._row(text[:limit]) for text in texts])
 
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the highest id that can come out."""
+        if self._name is None:
+            return self._tokenizer.vocab_size
+        return max(len(self._tokenizer.tokenizer), 1 + max(self._tokenizer.tokenizer.get_vocab().values()))
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id behind a caption; None where the tokenizer has none."""
+        return 0 if self._name is None else self._tokenizer.tokenizer.pad_token_id
+
+    @property
+    def end_id(self) -> int | None:
+        """The id that ends a caption; None where the tokenizer has none."""
+        return self._tokenizer.eot_token_id if self._name is None else self._tokenizer.tokenizer.eos_token_id
+
+    @property
+    def hugging_face(self) -> Any | None:
+        """The tokenizer of transformers beneath, where there is one."""
+        return None if self._name is None else self._tokenizer.tokenizer
+
     def with_context_length(self, length: int) -> "Tokenizer":
         """The same tokenizer for longer or shorter rows."""
         other = copy(self)

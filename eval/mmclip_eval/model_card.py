@@ -43,7 +43,11 @@ class CardFacts:
     weights_file: str
     weights_sha256: str
     difference: float | None
-    """Largest difference to stock open_clip; None: not compared."""
+    """Largest difference to what `library` embeds; None: not compared."""
+    library: str
+    """What reads the folder, as the Hub's `library_name` has it."""
+    usage: str
+    """Python that opens the folder with `library`."""
     results: tuple[Result, ...] = ()
     left_out: tuple[str, ...] = ()
     """Result files that are not in the card, with the reason."""
@@ -92,7 +96,7 @@ def model_card(facts: CardFacts) -> str:
 
 def _metadata(facts: CardFacts) -> dict[str, Any]:
     metadata: dict[str, Any] = {
-        "library_name": "open_clip",
+        "library_name": facts.library,
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "image-text", "mmclip"],
     }
@@ -130,30 +134,19 @@ def _what(facts: CardFacts) -> str:
     ]
     return (
         "Two towers that put pictures and texts into one space: the cosine of two embeddings says how well a picture "
-        "and a text fit. Trained or exported with mmclip, in open_clip's format.\n\n" + table(("part", "what"), rows)
+        f"and a text fit. Trained or exported with mmclip, in {facts.library}'s format.\n\n"
+        + table(("part", "what"), rows)
     )
 
 
 def _use(facts: CardFacts) -> str:
     folder = json.dumps(facts.folder, ensure_ascii=False)
-    local = json.dumps(f"local-dir:{facts.folder}", ensure_ascii=False)
     return f"""## Use
 
-With open_clip:
+With {facts.library}:
 
 ```python
-import open_clip
-import torch
-from PIL import Image
-
-model, _, preprocess = open_clip.create_model_and_transforms({local})
-tokenizer = open_clip.get_tokenizer({local})
-names = ["a cat", "a dog", "a red apple"]
-model.eval()
-with torch.no_grad():
-    image_embed = model.encode_image(preprocess(Image.open("picture.png")).unsqueeze(0), normalize=True)
-    text_embed = model.encode_text(tokenizer(names), normalize=True)
-print((model.logit_scale.exp() * image_embed @ text_embed.T).softmax(dim=-1))
+{facts.usage}
 ```
 
 With mmclip:
@@ -238,9 +231,9 @@ def _versions() -> str:
 
 def _weights(facts: CardFacts) -> str:
     checked = (
-        f"Stock open_clip embeds a fixed batch of pictures and texts the same to {facts.difference:.1e}."
+        f"Stock {facts.library} embeds a fixed batch of pictures and texts the same to {facts.difference:.1e}."
         if facts.difference is not None
-        else "Not compared with stock open_clip."
+        else f"Not compared with stock {facts.library}."
     )
     sums = "`MANIFEST.json` holds the sums of all files."
     return f"## Weights\n\n{code(facts.weights_file)}, SHA-256 {code(facts.weights_sha256)}. {sums} {checked}"

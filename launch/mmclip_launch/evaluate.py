@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
-from mmclip.release import model_folder
-from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged
+from mmclip.release import source_folder, weights_of
+from mmclip.towers.weights import RAW_WEIGHTS_FILE, is_averaged
 from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.prompts.prompt_set import ClassTexts
@@ -215,12 +215,12 @@ def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
         UserError: there are none.
     """
     folder = _folder_of(checkpoint)
-    weights = folder / (RAW_WEIGHTS_FILE if raw and is_averaged(folder) else WEIGHTS_FILE) if folder else None
+    weights = weights_of(folder, raw) if folder else None
     return ModelIdentity(
         model=_architecture(checkpoint, folder),
         precision="fp32",
         checkpoint=str(folder) if folder else checkpoint,
-        weights_sha256=sha256(weights) if weights and weights.is_file() else None,
+        weights_sha256=sha256(weights) if weights else None,
         checkpoint_sha256=sha256(folder / MANIFEST) if folder and (folder / MANIFEST).is_file() else None,
     )
 
@@ -324,7 +324,7 @@ def default_output(checkpoint: str) -> Path:
 
 
 def _folder_of(checkpoint: str) -> Path | None:
-    return None if checkpoint.startswith("open_clip:") else model_folder(checkpoint.removeprefix("local-dir:"))
+    return source_folder(checkpoint)
 
 
 def _architecture(checkpoint: str, folder: Path | None) -> str:

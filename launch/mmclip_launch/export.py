@@ -1,4 +1,4 @@
-"""`mmclip export CHECKPOINT FOLDER`: weights for others: a folder that stock open_clip opens, with a model card.
+"""`mmclip export CHECKPOINT FOLDER`: weights for others: a folder in one of the known formats, with a model card.
 
 mmclip export runs/demo exports/emoji-clip --license apache-2.0
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mmclip.errors import UserError
-from mmclip.release import Exported, export, model_folder
-from mmclip.release.exports import TOLERANCE
+from mmclip.release import Exported, export, source_folder
+from mmclip.release.formats import DEFAULT_FORMAT, FORMATS
+from mmclip.release.formats.comparison import TOLERANCE
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import WEIGHTS_FILE
 from mmclip.training.checkpoint import STATE_FILE
 from mmclip_data.loading.datasets_source import DatasetsConfig
 from mmclip_data.loading.mixture import MixtureConfig
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = Arguments(prog="mmclip export", description="Weights for others, with a model card.")
     parser.add_argument("checkpoint", help="a run, a checkpoint, local-dir:FOLDER, or open_clip:ARCH/TAG")
     parser.add_argument("folder", type=Path, help="the folder to write")
+    parser.add_argument(
+        "--format", choices=tuple(FORMATS), default=DEFAULT_FORMAT, help=f"of the folder (default: {DEFAULT_FORMAT})"
+    )
     parser.add_argument("--license", help="licence of the weights, as the Hugging Face Hub names it (apache-2.0, mit)")
     parser.add_argument("--name", help="the model's name in the card (default: the folder's)")
     parser.add_argument(
@@ -39,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--results", type=Path, help="folder of results (default: that of the source)")
     parser.add_argument("--force", action="store_true", help="replace an earlier export (and nothing else)")
     parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
-    parser.add_argument("--no-verify", action="store_true", help="do not compare with stock open_clip")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare with the format's own reader")
     options = parser.parse_args(arguments)
     export_with_card(options, Screen())
 
@@ -63,15 +66,22 @@ def export_with_card(options: argparse.Namespace, screen: Screen) -> Exported:
         return {CARD: model_card(facts[0])}
 
     exported = export(
-        source, folder, force=options.force, ask_open_clip=not options.no_verify, raw=options.raw, describe=describe
+        source,
+        folder,
+        writer=FORMATS[options.format],
+        force=options.force,
+        compare=not options.no_verify,
+        raw=options.raw,
+        describe=describe,
     )
+    library = exported.writer.library
     if exported.difference is not None:
-        screen.say(f"stock open_clip embeds the same to {exported.difference:.1e} (limit {TOLERANCE:g})")
+        screen.say(f"stock {library} embeds the same to {exported.difference:.1e} (limit {TOLERANCE:g})")
     screen.say(f"results in the card: {', '.join(r['dataset'] for r in facts[0].results) or 'none'}")
     for name in facts[0].left_out:
         screen.warn(f"left out: {name}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    screen.say(f"exported to {folder} ({size / 1e6:,.1f} MB): open_clip opens it as local-dir:{folder}")
+    screen.say(f"exported to {folder} ({size / 1e6:,.1f} MB) for {library}; {CARD} there shows how it opens")
     return exported
 
 
@@ -89,7 +99,9 @@ def _facts(
         model_cfg=model.model_cfg,
         preprocess=model.spec.to_open_clip(),
         parameters=sum(parameter.numel() for parameter in model.backbone.parameters()),
-        weights_file=WEIGHTS_FILE,
+        library=exported.writer.library,
+        usage=exported.writer.usage(str(folder)),
+        weights_file=exported.writer.weights_file,
         weights_sha256=exported.weights_sha256,
         difference=exported.difference,
         results=results,
@@ -102,9 +114,9 @@ def _facts(
 
 def _training(source: str) -> tuple[tuple[str, str], ...]:
     """What the run's own files say of the training; released weights say nothing."""
-    if source.startswith("open_clip:"):
+    checkpoint = source_folder(source)
+    if checkpoint is None:
         return (("weights", source),)
-    checkpoint = model_folder(source.removeprefix("local-dir:"))
     path = checkpoint.parent.parent / "config.toml"
     if not (checkpoint / STATE_FILE).is_file() or not path.is_file():
         return ()
@@ -143,7 +155,7 @@ def _source(source: Any) -> str:
 
 def _results_folder(source: str) -> Path | None:
     """Where `mmclip eval` puts the results of these weights."""
-    if source.startswith("open_clip:"):
+    folder = source_folder(source)
+    if folder is None:
         return None
-    folder = model_folder(source.removeprefix("local-dir:"))
     return folder.parent.parent / "results" if folder.parent.name == "checkpoints" else folder / "results"

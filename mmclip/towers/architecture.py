@@ -25,7 +25,7 @@ class ModelConfig:
     inline: dict[str, Any] | None = None
     """An open_clip `model_cfg` table written out, in place of `arch`."""
     init: str | None = None
-    """Weights to start from: `open_clip:ARCH/TAG`, `local-dir:FOLDER` or the folder of an mmclip run or checkpoint."""
+    """Weights to start from: a folder, `open_clip:ARCH/TAG`, `hf-hub:NAME`, `transformers:NAME`, `timm:NAME+hf:NAME`."""
     logit_scale: float | None = None
     """Initial inverse temperature; by default the architecture's own (1/0.07, or 10 for the sigmoid loss)."""
     logit_bias: float | None = None

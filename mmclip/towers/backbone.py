@@ -9,6 +9,7 @@ from torch import nn
 
 from mmclip.errors import UserError
 from mmclip.towers.block import take_rows
+from mmclip.towers.own_keys import described_encoder, sized_tower, take_sizes
 
 
 def build_backbone(model_cfg: dict[str, Any]) -> nn.Module:
@@ -27,10 +28,14 @@ def build_backbone(model_cfg: dict[str, Any]) -> nn.Module:
     # It would draw from the global generator, another mask for each layout and replay; see `patches.py`.
     table["vision_cfg"]["patch_dropout"] = 0.0
     table["nonscalar_logit_scale"] = True  # FSDP2 cannot shard a 0-d parameter
+    table["vision_cfg"], sized = take_sizes(table["vision_cfg"])
     try:
-        backbone = (CustomTextCLIP if custom else CLIP)(**table)
+        with described_encoder(table["text_cfg"]):
+            backbone = (CustomTextCLIP if custom else CLIP)(**table)
+        if sized is not None:
+            backbone.visual = sized_tower(sized)
         _follow_image_size(backbone.visual)
-    except (TypeError, RuntimeError, OSError, AssertionError, KeyError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError) as error:
         raise UserError(f"open_clip cannot build this model_cfg: {type(error).__name__}: {error}") from error
     take_rows(backbone)
     return backbone

@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
+from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock
+from mmclip.towers.tensors import refuse_cut_weights, unreadable
 from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -24,7 +25,10 @@ KEYS = {"Missing": "it lacks", "Unexpected": "it has an unknown"}
 def save_weights(model: TwoTower, folder: Path) -> None:
     """Write weights, configuration and tokenizer files into an existing folder."""
     save_tensors(model, folder / WEIGHTS_FILE)
-    table = {"model_cfg": _explicit(model), "preprocess_cfg": model.spec.to_open_clip()}
+    model_cfg, hf_config = for_stock(_explicit(model))
+    table = {"model_cfg": model_cfg, "preprocess_cfg": model.spec.to_open_clip()}
+    if hf_config is not None:
+        (folder / HF_CONFIG_FILE).write_text(json.dumps(hf_config, indent=2, sort_keys=True) + "\n")
     (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     model.tokenizer.save(folder)
 
@@ -64,30 +68,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is missing, is no JSON, or lacks `model_cfg`.
     """
     path = folder / CONFIG_FILE
-    try:
-        table = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    table = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("model_cfg"), dict):
         raise UserError(f"{path} has no table 'model_cfg': expected open_clip's layout {{model_cfg, preprocess_cfg}}")
+    text_cfg = table["model_cfg"].get("text_cfg")
+    if isinstance(text_cfg, dict) and (folder / HF_CONFIG_FILE).is_file():
+        text_cfg[HF_CONFIG] = read_json(folder / HF_CONFIG_FILE)
     return table
 
 
-def refuse_cut_weights(weights: Path) -> None:
-    """Read the head of a safetensors file, which tells how long the file must be; other files are left to their reader.
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
 
     Raises:
-        UserError: it is cut or no safetensors file.
+        UserError: it is missing, or no JSON.
     """
-    if not weights.is_file():
-        return
     try:
-        with safe_open(weights, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{weights} cannot be read as weights ({error}): cut short or damaged; copy it again from where it is whole"
-        ) from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def fill(model: TwoTower, weights: Path) -> None:
@@ -105,13 +104,8 @@ def fill(model: TwoTower, weights: Path) -> None:
 
 
 def _why_not(weights: Path, error: Exception) -> str:
-    """Torch and safetensors answer with pages, or with the advice to run a pickle's code: here is what matters of it."""
+    """What a reader says of names and shapes, in a line."""
     text = " ".join(str(error).split())
-    if type(error).__name__ == "UnpicklingError":
-        return (
-            f"{weights} holds more than tensors, or is no weights file: expected tensors alone, since other pickled "
-            "objects can run code and are never loaded; ask its author for safetensors"
-        )
     shapes = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", text)
     wrong = {
         kind: re.search(rf"{kind} key\(s\) in state_dict: (.*?)\. ?(?:\S+ key|size mismatch|$)", text) for kind in KEYS
@@ -124,10 +118,7 @@ def _why_not(weights: Path, error: Exception) -> str:
             f"{weights} is of another architecture than its configuration {CONFIG_FILE} or name describes: "
             f"{'; '.join(found)}. Put the file beside the configuration it was trained with, or name its architecture"
         )
-    return (
-        f"{weights} cannot be read as weights ({type(error).__name__}: {text[:200]}): cut short or damaged; "
-        "copy it again from where it is whole"
-    )
+    return unreadable(weights, error)
 
 
 def _names(listed: str) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from mmclip.errors import MachineError, UserError
-from mmclip.release import model_folder
+from mmclip.release import source_folder
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.architecture import ModelConfig, check_arch, check_model_cfg
-from mmclip.towers.weights import WEIGHTS_FILE, read_config, refuse_cut_weights
+from mmclip.towers.tensors import refuse_cut_weights
+from mmclip.towers.weights import CONFIG_FILE, WEIGHTS_FILE, read_config
 from mmclip.training.checkpoint import newest_checkpoint
 from mmclip.training.resolution import parts_of
 from mmclip_data.loading.census import refuse_small, refuse_unusable
@@ -230,7 +231,6 @@ def _check_model(config: ModelConfig) -> None:
         check_model_cfg(config.inline, "model.inline")
     elif config.init is None:
         check_arch(config.arch)
-    elif not config.init.startswith("open_clip:"):
-        folder = model_folder(config.init.removeprefix("local-dir:"))
+    elif (folder := source_folder(config.init)) is not None and (folder / CONFIG_FILE).is_file():
         check_model_cfg(read_config(folder)["model_cfg"], f"{folder}: model_cfg")
         refuse_cut_weights(folder / WEIGHTS_FILE)

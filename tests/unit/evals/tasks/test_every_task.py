@@ -98,6 +98,8 @@ def test_written_results_are_read_back_and_made_into_a_card(task, setup_of, resu
         weights_file="a",
         weights_sha256="00",
         difference=None,
+        library="open_clip",
+        usage="import open_clip",
         results=found,
     )
     card = model_card(facts)

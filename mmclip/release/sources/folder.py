@@ -1,0 +1,61 @@
+"""A path: the folder of a run, of a checkpoint, of open_clip or of transformers."""
+
+from pathlib import Path
+
+from mmclip.envelope import MANIFEST, verify
+from mmclip.errors import UserError
+from mmclip.release.hf_files import WEIGHTS as HF_WEIGHTS
+from mmclip.release.sources.transformers_folder import HF_CONFIG_NAME, is_transformers, load_transformers_folder
+from mmclip.towers.two_tower import TwoTower
+from mmclip.towers.weights import CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged, load_weights
+from mmclip.training.checkpoint import newest_checkpoint
+
+PEFT_CONFIG = "adapter_config.json"
+
+
+def load_path(path: Path, raw: bool) -> TwoTower:
+    """The model in a folder of ours, of open_clip or of transformers.
+
+    Raises:
+        UserError: it is none of these, or damaged.
+    """
+    folder = model_folder(path)
+    if folder == path and (folder / MANIFEST).is_file():
+        verify(folder)  # bit rot inside a tensor would otherwise load in silence
+    return load_transformers_folder(folder) if is_transformers(folder) else load_weights(folder, raw)
+
+
+def weights_of(folder: Path, raw: bool = False) -> Path | None:
+    """The file of weights that `load_path` reads in a `model_folder`; None where there are several or none."""
+    names = [RAW_WEIGHTS_FILE if raw and is_averaged(folder) else WEIGHTS_FILE, *HF_WEIGHTS]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder that holds the weights: `path` itself, or the newest whole checkpoint of the run at `path`.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is no folder: expected a run, a checkpoint, a folder of open_clip or transformers, "
+            "or open_clip:ARCH/TAG"
+        )
+    if (folder / CONFIG_FILE).is_file() or is_transformers(folder):
+        return folder
+    if (folder / PEFT_CONFIG).is_file():
+        raise UserError(
+            f"{folder} holds an adapter ({PEFT_CONFIG}), which is no model by itself: merge it into its base model and save "
+            "that (peft's merge_and_unload, then save_pretrained), and give the merged folder"
+        )
+    skipped: list[str] = []
+    newest = newest_checkpoint(folder, skipped.append)
+    if newest is None:
+        tried = f"; {len(skipped)} are damaged, the newest: {skipped[0]}" if skipped else ""
+        raise UserError(
+            f"{folder} holds neither {CONFIG_FILE} nor {HF_CONFIG_NAME} nor a whole checkpoint under "
+            f"checkpoints/step-*{tried}"
+        )
+    return newest
