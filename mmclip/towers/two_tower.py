@@ -231,6 +231,11 @@ class TwoTower(Embedder):
         self.spec = replace(self.spec, size=pair)
         return before
 
+    def replace_image_tower(self, visual: nn.Module) -> None:
+        """Take another module for pictures, which makes embeddings of normalised pixels."""
+        self.backbone.visual = visual
+        self._encoders.choose(self._encoders.text.context_length)
+
     def refuse_image_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Try sizes out on a copy of the image tower.
 
