@@ -1,6 +1,7 @@
 """`EvalDataset`: an opened evaluation set, of which each part is read once, when a task first needs it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_data.loading.held_out import HeldOutConfig
 from mmclip_eval.captioned import Captioned, read_captioned
 from mmclip_eval.choices import Choices, read_choices
 from mmclip_eval.fields import parse_field
@@ -50,6 +52,8 @@ class SetConfig(SourceConfig):
     """Of class names and templates: packaged ones are taken in it."""
     group: str | None = None
     """Where a sample's category stands, such as `json:category`: for the report and for figures of the worst group."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """Measure only the samples that a run with the same `data.held_out` did not learn from."""
 
 
 class EvalDataset:

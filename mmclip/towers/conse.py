@@ -1,4 +1,4 @@
-"""ConSE (Norouzi et al. 2014): an image embedding out of a classifier and the text embeddings of its classes; nothing learns."""
+"""ConSE (Norouzi et al. 2014): image embeddings out of a classifier and the text embeddings of its classes."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class ConvexCombination(nn.Module):
-    """In the place of an image tower: the likeliest `top` classes, each embedded by its name, in the shares of their probability.
+    """In the place of an image tower: the names of the likeliest `top` classes, in the shares of their probability.
 
-    Equation 4 of the paper, with embeddings of length 1.
+    Equation 4 of the paper, with embeddings of length 1. Nothing learns.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.architecture import check_context_length, check_model_cfg
+from mmclip.towers.class_head import ClassHead
 from mmclip.towers.embedding import Embedder, ZeroShotPrediction, evaluating
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.text_groups import Lengths
@@ -49,6 +50,8 @@ class TwoTower(Embedder):
         """open_clip's own module: `state_dict` of this part is what stock open_clip loads."""
         self.spec = spec or ImageSpec.from_open_clip({}, self.backbone.visual.image_size)
         self.tokenizer = tokenizer or Tokenizer(self.model_cfg["text_cfg"])
+        self.class_head: ClassHead | None = None
+        """A classifier over named classes, where a run has made one."""
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -165,11 +168,13 @@ class TwoTower(Embedder):
                 text_embed = self._encoders.embed_features("text", text_features.to(dtype))
             else:
                 text_embed = self.encode_text(tokens, lengths)
+        image_embed = F.normalize(image_embed.to(dtype), dim=-1)
         return TowerOutput(
-            image_embed=F.normalize(image_embed.to(dtype), dim=-1),
+            image_embed=image_embed,
             text_embed=F.normalize(text_embed.to(dtype), dim=-1),
             logit_scale=self.logit_scale.exp(),
             logit_bias=self.logit_bias,
+            class_logits=None if self.class_head is None else self.class_head(image_embed).to(dtype),
         )
 
     def freeze(self, tower: "TowerName") -> "FrozenPart":

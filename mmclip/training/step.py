@@ -115,7 +115,7 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         labels = self.module.pair_labels(batch)
-        context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen, labels=labels)
+        context = ObjectiveContext(progress.step, progress.samples_seen, labels, batch.classes)
         embedded, output = self._gradients(batch, context)
         grad_norm, skipped = self._update(output.loss)
         with torch.no_grad():

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mmclip.errors import BadSampleError, UserError
 from mmclip_data.loading.captions import captions_of, choose_place
+from mmclip_data.loading.chosen import ChosenSamples, name_in_source
 from mmclip_data.loading.mixture import Mixture
 from mmclip_data.loading.opening import Opened
 
@@ -93,19 +94,27 @@ class CaptionTable:
 
 
 def caption_table(
-    opened: Opened, tokenize: Tokenizer, name: str, folder: Path, track: Track | None = None
+    opened: Opened,
+    tokenize: Tokenizer,
+    name: str,
+    folder: Path,
+    classes: ChosenSamples | None = None,
+    track: Track | None = None,
 ) -> CaptionTable:
     """The table of a source: read where it stands, else made and kept; `name` tells one tokenizer from another.
+
+    With `classes` captions are those that are written for each class.
 
     Raises:
         UserError: no sample has a caption.
     """
     parts = [part.captions for part in opened.source.parts] if isinstance(opened.source, Mixture) else []
-    key = json.dumps([VERSION, opened.source.fingerprint, list(opened.captions), [list(part) for part in parts], name])
+    fields = [list(opened.captions), [list(part) for part in parts], classes.fingerprint if classes else None]
+    key = json.dumps([VERSION, opened.source.fingerprint, fields, name])
     path = folder / f"captions-{xxhash.xxh3_64_hexdigest(key.encode())}.safetensors"
     found = _read(path)
     if found is None:
-        found = _make(opened, tokenize, track)
+        found = _make(opened, tokenize, classes, track)
         if not len(found):
             raise UserError(
                 f"no sample has a caption in {', '.join(opened.captions)}: {next(iter(found.bad.values()))}"
@@ -114,20 +123,22 @@ def caption_table(
     return found
 
 
-def _make(opened: Opened, tokenize: Tokenizer, track: Track | None) -> CaptionTable:
+def _make(opened: Opened, tokenize: Tokenizer, classes: ChosenSamples | None, track: Track | None) -> CaptionTable:
     maker, source, done = _Maker(tokenize), opened.source, 0
     total = int(source.shard_sizes.sum())
     for shard, size in enumerate(source.shard_sizes.tolist()):
         for start in range(0, size, SAMPLES_TOGETHER):
             rows = range(start, min(start + SAMPLES_TOGETHER, size))
-            maker.add([_captions(opened, shard, row) for row in rows])
+            maker.add([_captions(opened, shard, row, classes) for row in rows])
             done += len(rows)
             if track is not None:
                 track(done, total)
     return maker.table()
 
 
-def _captions(opened: Opened, shard: int, row: int) -> list[list[str]] | BadSampleError:
+def _captions(opened: Opened, shard: int, row: int, classes: ChosenSamples | None) -> list[list[str]] | BadSampleError:
+    if classes is not None:
+        return [list(classes.texts[classes.classes[name_in_source(opened.source.sample_id(shard, row))]])]
     try:
         sample = opened.source.read(shard, row)
         return captions_of(sample, sample.get("__captions__", opened.captions))

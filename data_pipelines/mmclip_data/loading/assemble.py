@@ -30,6 +30,8 @@ class Row(NamedTuple):
     image_features: NDArray[np.float32] | None = None
     text_features: NDArray[np.float32] | None = None
     caption_number: int = 0
+    number: int | None = None
+    """Of its class."""
 
 
 @dataclass(eq=False)
@@ -103,6 +105,7 @@ class Assemble:
             sample.get("image_features"),
             sample.get("text_features"),
             sample.get("caption_number", 0),
+            sample.get("class"),
         )
 
     def finish(self, batch: OpenBatch) -> ImageTextBatch:
@@ -111,6 +114,7 @@ class Assemble:
         assert len(rows) == self.layout.batch_size, "every row was placed"
         text_features = _stacked([row.text_features for row in rows])
         numbers = [[row.caption_number] for row in rows]
+        classes = [row.number for row in rows if row.number is not None]
         return ImageTextBatch(
             images=batch.views[0],
             tokens=self.tokenize([row.caption for row in rows]) if text_features is None else torch.tensor(numbers),
@@ -123,6 +127,7 @@ class Assemble:
             views=batch.views[1:],
             image_features=_stacked([row.image_features for row in rows]),
             text_features=text_features,
+            classes=torch.tensor(classes, dtype=torch.int64) if classes else None,
         )
 
 

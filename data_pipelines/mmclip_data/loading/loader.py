@@ -23,8 +23,11 @@ from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.assemble import Assemble, Filler, Tokenize
 from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, crop_alone, fill_view, views_of
 from mmclip_data.loading.captions import captions_of, choose_caption
+from mmclip_data.loading.chosen import ChosenSamples, ClassCaption
 from mmclip_data.loading.decode import PillowPicture, open_picture
 from mmclip_data.loading.describe import describe
+from mmclip_data.loading.held_out import HeldOutConfig
+from mmclip_data.loading.labels import LabelsConfig
 from mmclip_data.loading.mixture import order_of
 from mmclip_data.loading.opening import SourceConfig, open_source
 from mmclip_data.loading.plan import PlanConfig
@@ -55,6 +58,10 @@ class DataConfig:
     captions: tuple[str, ...] | None = None
     """Members that hold captions: `txt`, `txt:lines`, or `json:KEY` for one text or a list; a field is drawn, then one of its
     texts. By default `txt`, `text` or `caption`, else a key of `json` of such a name; which one is said at the start."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Learn from classes: what is written for its class is a sample's caption, and samples of a class are no negatives."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """A share that is not learnt from; it becomes the evaluation set `dev`."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What happens to a training picture."""
     views: tuple[ViewConfig, ...] = ()
@@ -76,6 +83,11 @@ class DataConfig:
     """How often the loader processes of a rank are started again when one was killed; the samples stay the same."""
     max_bad_fraction: float = 0.01
     """Share of bad samples above which the run stops; below, each is replaced, counted and named."""
+
+    @property
+    def caption_fields(self) -> tuple[str, ...] | None:
+        """Where captions are; where they are written for classes, where the class is, which every sample must have too."""
+        return self.captions if self.labels.place is None else (self.labels.place,)
 
     def __post_init__(self) -> None:
         lowest = {"workers": 0, "prefetch_batches": 1, "timeout_seconds": 0, "restarts": 0}
@@ -143,13 +155,15 @@ class TrainLoader:
         seed: int,
         maps: Sequence[SampleMap] = (),
         say: Say = print,
+        chosen: ChosenSamples | None = None,
     ) -> None:
         self.say = say
         self.config = config
         self.layout = layout
         self.tokenize = tokenize
         self.seed = seed
-        self.opened = open_source(config.source, config.captions)
+        self.opened = open_source(config.source, config.caption_fields, chosen)
+        self.class_captions = (ClassCaption(chosen, seed),) if chosen is not None and chosen.texts else ()
         self.source = self.opened.source
         self.plan = order_of(self.source, config.plan, seed)
         self.own_maps = tuple(maps)
@@ -164,7 +178,7 @@ class TrainLoader:
         self.spec = spec
         no_pixels = (View(0, (0, 0), self.config.augment),)
         self.views = loader_views(spec, self.config) if self._images is None else no_pixels
-        self.maps = (*self._prepared_by(), *self.own_maps)
+        self.maps = (*self._prepared_by(), *self.class_captions, *self.own_maps)
 
     def take_features(self, images: FeatureRows | None = None, texts: TextFeatures | None = None) -> None:
         """Hand on features from now on, in place of pixels and of tokens; nothing is read of what they stand for.
@@ -197,7 +211,7 @@ class TrainLoader:
             yield RecallPicture(self._images, places)
         if self._texts is not None:
             yield RecallCaption(self._texts, places, self.seed)
-        elif self._images is not None:
+        elif self._images is not None and not self.class_captions:
             yield ChooseCaption(self.opened, self.seed)
 
     @property

@@ -16,12 +16,36 @@ def refuse_conflicts(config: "RunConfig") -> None:
     Raises:
         UserError: naming the fields.
     """
+    _refuse_half_of_classes(config)
     if config.resolution:
         _refuse_beside_resolution(config)
     if config.image_features is not None:
         _refuse_beside_image_features(config)
     if config.text_features is not None:
         _refuse_beside_text_features(config)
+
+
+def _refuse_half_of_classes(config: "RunConfig") -> None:
+    """The objective over classes, its head and the classes themselves need each other."""
+    classify, lengthless = config.objective.type == "classify", config.length.steps == 0
+    if classify and (config.head.start is None or config.data.labels.place is None or not config.towers.lock_text):
+        raise UserError(
+            "objective 'classify' learns a head over classes, and the text tower gets no gradient: it needs head.start, "
+            "data.labels.place and towers.lock_text = true"
+        )
+    if config.head.start is not None and not classify:
+        raise UserError(
+            f"[head] is for objective 'classify', and this is {config.objective.type!r}: remove one of them"
+        )
+    if lengthless and config.head.start is None:
+        raise UserError(
+            "length.steps=0: expected at least 1, since nothing is fitted before the first step ([head] is)"
+        )
+    if isinstance(config.data.source, StreamingConfig) and (config.data.labels.place or config.data.held_out.share):
+        raise UserError(
+            "data.labels and data.held_out need to know every sample before the run, which a stream does not: index the "
+            'shards and use type = "tars"'
+        )
 
 
 def _refuse_beside_resolution(config: "RunConfig") -> None:

@@ -109,8 +109,10 @@ class _Pass:
     def _table(self, loader: TrainLoader, folder: Path) -> CaptionTable:
         towers = self.frozen.towers
 
+        classes = next((written.chosen for written in loader.class_captions), None)
+
         def made() -> CaptionTable:
-            return caption_table(loader.opened, towers.tokenizer, towers.tokenizer.fingerprint, folder)
+            return caption_table(loader.opened, towers.tokenizer, towers.tokenizer.fingerprint, folder, classes)
 
         table = made() if self.accelerator.is_main_process else None
         self.accelerator.wait_for_everyone()
