@@ -88,7 +88,7 @@ class Size:
     captioned: int
 
 
-FULL, QUICK = Size(2000, 500), Size(240, 96)
+FULL, QUICK = Size(1000, 300), Size(240, 96)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
     "train": ("mmclip_launch.train", "one training run: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]"),
+    "finetune": ("mmclip_launch.finetune", "from released weights: mmclip finetune RECIPE --init SOURCE --data SHARDS"),
     "eval": ("mmclip_launch.evaluate", "scores of a checkpoint: mmclip eval CHECKPOINT [--dataset PATH ...]"),
     "results": (
         "mmclip_launch.results",
@@ -19,6 +20,11 @@ VERBS = {
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN, or --results PATH..."),
     "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
     "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),
+    "interpolate": (
+        "mmclip_launch.interpolate",
+        "the models between two, scored: mmclip interpolate A B --alpha 0 .1 ... 1 --suite FILE --output FOLDER",
+    ),
+    "average": ("mmclip_launch.average", "one model of several, a soup: mmclip average A B C FOLDER [--greedy]"),
     "export": ("mmclip_launch.export", "weights for others, with a model card: mmclip export CHECKPOINT FOLDER"),
     "doctor": ("mmclip_launch.doctor", "what this machine has, what is wrong with it, and how to mend it"),
     "import-flags": ("mmclip_launch.import_flags", "an open_clip command line as a run file"),
@@ -27,7 +33,7 @@ VERBS = {
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
 TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
 Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
-process), 130 interrupted. docs/errors.md lists the messages."""
+process), 4 a guard did not hold (--max-forgetting), 130 interrupted. docs/errors.md lists the messages."""
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def _refuse_other_keys(first: Weights, other: Weights, first_name: str, name: st
 def _mean(key: str, tensors: Sequence[Tensor], shares: Sequence[float], names: Sequence[str]) -> Tensor:
     first = tensors[0].detach()
     if all(torch.equal(first, other) for other in tensors[1:]):
-        return first.clone()
+        return first.clone(memory_format=torch.contiguous_format)
     if key.rpartition(".")[2] in COUNTERS:
         return torch.stack([tensor.detach() for tensor in tensors]).amax(0)
     if not first.is_floating_point():
@@ -92,7 +92,7 @@ def _mean(key: str, tensors: Sequence[Tensor], shares: Sequence[float], names: S
             f"{names[0]} and {others[0]} hold other integers in {key} ({first.dtype}), of which there is no mean: "
             "they are of different architectures"
         )
-    total = torch.zeros_like(first, dtype=torch.float64)
+    total = torch.zeros(first.shape, dtype=torch.float64, device=first.device)
     for tensor, share, name in zip(tensors, shares, names, strict=True):
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{name} is not finite in {key}: take an earlier checkpoint")

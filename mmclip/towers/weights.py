@@ -1,18 +1,21 @@
 """Weights in open_clip's folder layout: what stock open_clip opens as `local-dir:FOLDER`."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
+from mmclip.towers.class_head import load_head, save_head
 from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock
 from mmclip.towers.tensors import read_tensors, refuse_cut_weights, unreadable
+from mmclip.towers.tokens import refuse_other_tokenizer
 from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -34,17 +37,29 @@ KEYS = {"Missing": "it lacks", "Unexpected": "it has an unknown"}
 def save_weights(model: TwoTower, folder: Path) -> None:
     """Write weights, configuration and tokenizer files into an existing folder."""
     save_tensors(model, folder / WEIGHTS_FILE)
-    model_cfg, hf_config = for_stock(_explicit(model))
+    save_config(model, folder)
+
+
+def save_config(model: TwoTower, folder: Path) -> None:
+    """Write configuration and tokenizer files alone."""
+    model_cfg, hf_config = for_stock(explicit(model))
     table = {"model_cfg": model_cfg, "preprocess_cfg": model.spec.to_open_clip()}
     if hf_config is not None:
         (folder / HF_CONFIG_FILE).write_text(json.dumps(hf_config, indent=2, sort_keys=True) + "\n")
     (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     model.tokenizer.save(folder)
+    if model.class_head is not None:
+        save_head(model.class_head, folder)
 
 
 def save_tensors(model: TwoTower, path: Path) -> None:
     """Write the weights alone, under open_clip's names."""
-    save_file(_file_tensors(model), path)
+    save_file(file_tensors(model), path)
+
+
+def weights_sha256(model: TwoTower) -> str:
+    """Of the file that `save_tensors` would write."""
+    return hashlib.sha256(save(file_tensors(model))).hexdigest()
 
 
 def load_weights(folder: Path, raw: bool = False) -> TwoTower:
@@ -61,7 +76,10 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     model_cfg = table["model_cfg"]
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
+    # Which end a tower was trained with is known where it comes from; here it is as it was saved.
+    refuse_other_tokenizer(model.tokenizer, model_cfg["text_cfg"], str(folder), end=False)
     fill(model, weights)
+    model.class_head = load_head(folder)
     return model
 
 
@@ -189,7 +207,8 @@ def _weights_in(folder: Path) -> Path:
     return Path(found)
 
 
-def _file_tensors(model: TwoTower) -> dict[str, Tensor]:
+def file_tensors(model: TwoTower) -> dict[str, Tensor]:
+    """The weights as a file of open_clip has them."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
@@ -197,7 +216,7 @@ def _file_tensors(model: TwoTower) -> dict[str, Tensor]:
     return state
 
 
-def _explicit(model: TwoTower) -> dict[str, Any]:
+def explicit(model: TwoTower) -> dict[str, Any]:
     """The table with the two settings written out that a reader would otherwise guess, and guess wrong."""
     table = {**model.model_cfg, "quick_gelu": bool(model.model_cfg.get("quick_gelu", False))}
     if model.logit_bias is not None:

@@ -8,7 +8,8 @@ from mmclip.errors import MachineError, UserError
 from mmclip_data.loading.strict_tar import Readable
 from mmclip_data.shards.expand import braces, expand_shards
 from mmclip_data.stores import CacheConfig
-from mmclip_data.stores.filesystems import BLOCK_BYTES, open_store
+from mmclip_data.stores.filesystems import BLOCK_BYTES
+from mmclip_data.stores.opening import open_store
 from mmclip_data.stores.urls import StoreUrl, is_url
 
 PIPE, STDIN = "pipe:", "-"

@@ -17,7 +17,7 @@ from fsspec.asyn import AsyncFileSystem
 
 from mmclip.errors import UserError
 from mmclip_data.stores.config import CacheConfig
-from mmclip_data.stores.faults import NotFoundError, ShortBodyError, StoreError, classify
+from mmclip_data.stores.faults import NotFoundError, ShortBodyError, classify
 from mmclip_data.stores.retry import Retry
 from mmclip_data.stores.urls import StoreUrl
 from mmclip_data.stores.waits import Interrupted, Work, result_of
@@ -251,21 +251,3 @@ class Store:
 def _facts_of(info: Mapping[str, Any]) -> Facts:
     etag = next((str(info[name]) for name in ETAGS + TIMES if info.get(name)), "")
     return Facts(int(info["size"]), etag.strip('"'))
-
-
-def open_store(protocol: str, config: CacheConfig) -> Store:
-    """The store of a protocol.
-
-    Raises:
-        UserError: its package is not installed.
-    """
-    if protocol in ("http", "https"):
-        try:
-            from mmclip_data.stores.web import WebStore
-        except ImportError as error:
-            raise UserError(f"{protocol}:// needs aiohttp: pip install 'mmclip[stores]'") from error
-        return WebStore(protocol, config)
-    return Store(protocol, config)
-
-
-__all__ = ["Facts", "Store", "StoreError", "open_store"]

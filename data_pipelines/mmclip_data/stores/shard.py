@@ -11,7 +11,8 @@ from mmclip.errors import UserError
 from mmclip_data.stores.cache import ShardCache, Span
 from mmclip_data.stores.config import CacheConfig
 from mmclip_data.stores.faults import ChangedError
-from mmclip_data.stores.filesystems import Facts, Store, open_store
+from mmclip_data.stores.filesystems import Facts, Store
+from mmclip_data.stores.opening import open_store
 from mmclip_data.stores.urls import StoreUrl
 
 JOINED_GAP_BYTES = 64 << 10

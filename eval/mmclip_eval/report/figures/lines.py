@@ -32,8 +32,9 @@ def curve(
 ) -> str:
     """Series over training, each named at its end (or in a row above, if the names are long) with its last value.
 
-    A noisy series is faint with its running mean bold. A spike that would flatten all else runs out of the frame, with its
-    value beside it. A reference far outside the data is named at the edge instead of stretching the axis.
+    A noisy series is faint with its running mean bold; intervals are shaded. A spike that would flatten all else
+    runs out of the frame, with its value beside it. A reference far outside the data is named at the edge instead of
+    stretching the axis.
 
     Args:
         title: Above the figure, and its accessible name.
@@ -136,12 +137,24 @@ def _x_axis(sheet: Canvas, label: str) -> None:
 def _draw(sheet: Canvas, line: Series, span: Span, budget: int) -> list[Box]:
     """The line in at most `budget` and 600 vertices; where its spikes are named."""
     budget = max(24, min(600, budget))
+    if line.band is not None:
+        _draw_band(sheet, line, *line.band)
     if line.noisy:
         _draw_path(sheet, line, line.y, span, budget * 2 // 3, width=1, alpha=0.3)
         _draw_path(sheet, line, line.bold, span, budget // 3, width=LINE + 0.3)
     else:
         _draw_path(sheet, line, line.bold, span, budget, width=LINE)
     return _name_spikes(sheet, line, span)
+
+
+def _draw_band(
+    sheet: Canvas, line: Series, low: Float[np.ndarray, " point"], high: Float[np.ndarray, " point"]
+) -> None:
+    """The intervals, shaded; where one is missing the shade has a gap."""
+    for start, stop in runs(np.isfinite(low) & np.isfinite(high)):
+        x = np.concatenate([line.x[start:stop], line.x[start:stop][::-1]])
+        y = np.concatenate([low[start:stop], high[start:stop][::-1]])
+        sheet.axes.fill(x, y, facecolor=line.colour, alpha=0.16, linewidth=0, zorder=1.5)
 
 
 def _draw_path(

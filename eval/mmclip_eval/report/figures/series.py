@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import SupportsFloat
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mmclip_eval.report.figures.canvas import even_ticks
 from mmclip_eval.report.figures.labels import number, tick_texts
@@ -24,6 +24,9 @@ class Line:
     name: str
     x: Numbers
     y: Numbers
+    low: Numbers | None = None
+    """Lower ends of the intervals of y, which are shaded; given together with `high`."""
+    high: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Series:
     bold: Float[np.ndarray, " point"]
     colour: str
     noisy: bool
+    band: tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]] | None = None
+    """Lower and upper ends of the intervals, at every point."""
 
     @property
     def drawable(self) -> bool:
@@ -81,7 +86,7 @@ class Span:
 
 
 def prepare(line: Line, colour: str, *, log_y: bool = False) -> Series:
-    """The line sorted by x; raises ValueError if x and y differ in length."""
+    """The line sorted by x; raises ValueError if x and y, or an interval's ends, differ in length."""
     x, y = floats(line.x), floats(line.y)
     if len(x) != len(y):
         raise ValueError(f"line {line.name!r}: {len(x)} values of x and {len(y)} of y; expected as many")
@@ -91,7 +96,18 @@ def prepare(line: Line, colour: str, *, log_y: bool = False) -> Series:
     y = np.where(np.isfinite(y) & ((y > 0) | (not log_y)), y, np.nan)
     rough = noisy(y)
     bold = smooth(np.clip(y, *_body(y)), max(3, len(y) // 40)) if rough else y
-    return Series(line.name, x, y, bold, colour, rough)
+    return Series(line.name, x, y, bold, colour, rough, _band(line, order))
+
+
+def _band(
+    line: Line, order: Int[np.ndarray, " point"]
+) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]] | None:
+    if line.low is None or line.high is None:
+        return None
+    low, high = floats(line.low), floats(line.high)
+    if not len(low) == len(high) == len(floats(line.x)):
+        raise ValueError(f"line {line.name!r}: {len(low)} and {len(high)} ends of intervals; expected one each a point")
+    return low[order], high[order]
 
 
 def _body(y: Float[np.ndarray, " point"]) -> tuple[float, float]:
@@ -110,7 +126,7 @@ def _body(y: Float[np.ndarray, " point"]) -> tuple[float, float]:
 
 def span_of(series: Sequence[Series], references: Sequence[Reference] = (), *, log_y: bool, zero: bool = False) -> Span:
     """A range that holds the body of every series and those references that leave room for the data."""
-    bodies = [_body(line.y) for line in series]
+    bodies = [_body(line.y) for line in series] + [_body(end) for line in series if line.band for end in line.band]
     low, high = min(body[0] for body in bodies), max(body[1] for body in bodies)
     if log_y:
         low, high = np.log10(low), np.log10(high)

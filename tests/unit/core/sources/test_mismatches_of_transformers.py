@@ -111,6 +111,15 @@ def test_the_tokenizer_of_another_model_is_refused(tiny_clip: Path, tiny_siglip:
         load(folder)
 
 
+def test_a_checkpoint_with_the_tokenizer_of_another_model_is_refused(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path):
+    (tmp_path / "saved").mkdir()
+    save_weights(load(tiny_siglip), tmp_path / "saved")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_clip / name, tmp_path / "saved" / name)
+    with pytest.raises(UserError, match=r"saved: the tokenizer has 37 tokens and the text tower embeds 14"):
+        load(tmp_path / "saved")
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "model.safetensors", "config.json"])
 def test_a_missing_file_is_named(name: str, tiny_clip: Path, tmp_path: Path):
     folder = shutil.copytree(tiny_clip, tmp_path / "lacking")
