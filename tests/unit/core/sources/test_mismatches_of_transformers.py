@@ -111,7 +111,9 @@ def test_the_tokenizer_of_another_model_is_refused(tiny_clip: Path, tiny_siglip:
         load(folder)
 
 
-def test_a_checkpoint_with_the_tokenizer_of_another_model_is_refused(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path):
+def test_a_checkpoint_with_the_tokenizer_of_another_model_is_refused(
+    tiny_clip: Path, tiny_siglip: Path, tmp_path: Path
+):
     (tmp_path / "saved").mkdir()
     save_weights(load(tiny_siglip), tmp_path / "saved")
     for name in ("tokenizer.json", "tokenizer_config.json"):
