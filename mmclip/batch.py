@@ -40,7 +40,8 @@ class ImageTextBatch:
     images: UInt8[Tensor, "batch 3 height width_px"]
     """Pixels as decoded and cropped; normalisation happens on the device."""
     tokens: Int[Tensor, "batch token"]
-    """Token ids, as wide as the longest caption of the slice where the text tower allows it."""
+    """Token ids, as wide as the longest caption of the slice where the text tower allows it; beside `text_features` one column,
+    the number of the caption among the distinct ones of its source."""
     keys: Int[Tensor, " batch"]
     """A random 63-bit key per sample, equal for any number of ranks and workers: the seed of device-side randomness."""
     ids: tuple[str, ...]
@@ -52,8 +53,10 @@ class ImageTextBatch:
     """Further views of the same pictures, in the order of `data.views`; `images` is view 0."""
     lengths: Int[np.ndarray, " batch"] | None = None
     """Columns of each caption that its tower needs (`TwoTower.text_lengths`); on the host, since they decide shapes."""
-    image_features: Float[Tensor, "batch embed"] | None = None
-    """L2-normalised embeddings by a locked image tower, computed before the run; `images` then have no pixel."""
+    image_features: Float[Tensor, "batch feature"] | None = None
+    """Of the frozen part of the image tower, computed before the run; `images` then have no pixel."""
+    text_features: Float[Tensor, "batch text_feature"] | None = None
+    """Of the frozen part of the text tower, computed before the run."""
     classes: Int[Tensor, " batch"] | None = None
     """The class of each sample, where a run learns from classes."""
 
@@ -79,6 +82,7 @@ class ImageTextBatch:
                 views=tuple(view[start : start + size] for view in self.views),
                 lengths=None if self.lengths is None else self.lengths[start : start + size],
                 image_features=None if self.image_features is None else self.image_features[start : start + size],
+                text_features=None if self.text_features is None else self.text_features[start : start + size],
                 classes=None if self.classes is None else self.classes[start : start + size],
             )
             for start in starts
@@ -90,8 +94,8 @@ class ImageTextBatch:
         return replace(self, **pinned, views=tuple(view.pin_memory() for view in self.views))
 
     def _tensors(self) -> tuple[str, ...]:
-        optional = [name for name in ("image_features", "classes") if getattr(self, name) is not None]
-        return ("images", "tokens", "keys", *optional)
+        optional = ("image_features", "text_features", "classes")
+        return ("images", "tokens", "keys", *(name for name in optional if getattr(self, name) is not None))
 
 
 @dataclass(frozen=True)

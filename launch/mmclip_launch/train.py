@@ -44,10 +44,10 @@ from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.drawing import draw_or_warn
+from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.folder import claim, config_table, record
 from mmclip_launch.run.heads import add_head, start_head
 from mmclip_launch.run.hooks import Run, RunHooks
-from mmclip_launch.run.image_features import encode_once, refuse_learning
 from mmclip_launch.run.in_training import InTraining, scores
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
@@ -172,8 +172,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     total_steps = config.length.total_steps(config.global_batch_size, loader.samples_per_epoch)
     total_samples = total_steps * config.global_batch_size
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
-    if config.image_features is not None:
-        refuse_learning(towers)
+    freeze(config, towers)
     parts = plan_parts(config, towers, total_steps)
     optimizer = build_optimizer(config.optimizer, module)
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)

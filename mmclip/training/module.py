@@ -53,7 +53,15 @@ class TrainingModule(nn.Module):
     def encode(self, batch: ImageTextBatch, dropped: float = 0.0) -> TowerOutput:
         """The embeddings of a part of the batch: the same each time that it is asked for, but for `nn.Dropout`."""
         with autocast(self.precision, batch.images.device):
-            return self.towers(batch.images, batch.tokens, batch.lengths, batch.keys, dropped, batch.image_features)
+            return self.towers(
+                batch.images,
+                batch.tokens,
+                batch.lengths,
+                batch.keys,
+                dropped,
+                batch.image_features,
+                batch.text_features,
+            )
 
     def pair_labels(self, batch: ImageTextBatch) -> PairLabels | None:
         """Ids of the batch's captions and pictures for an objective that needs them, else None."""
@@ -61,6 +69,8 @@ class TrainingModule(nn.Module):
             return None
         if batch.classes is not None:  # what is said of a class fits each of its pictures
             return PairLabels(image=batch.classes[:, None], text=batch.classes[:, None])
+        if batch.text_features is not None:
+            return identity_labels(batch.tokens, batch.ids)
         # A tower that takes cut captions gets other widths on other ranks: what it does not read is no part of the id.
         known = self.towers.text_lengths(batch.tokens) if batch.lengths is None else batch.lengths
         lengths = torch.from_numpy(known).to(batch.tokens.device, non_blocking=True) if self.towers.trims_text else None

@@ -33,7 +33,15 @@ from mmclip_data.loading.opening import SourceConfig, open_source
 from mmclip_data.loading.plan import PlanConfig
 from mmclip_data.loading.planned import Layout, PlannedSource, Prepare, SampleMap
 from mmclip_data.loading.processes import Ahead, Ring, Watch, batches_from_processes
-from mmclip_data.loading.recall import FeatureRows, Recall
+from mmclip_data.loading.recall import (
+    ChooseCaption,
+    FeatureRows,
+    Places,
+    RecallCaption,
+    RecallPicture,
+    TextFeatures,
+    Unread,
+)
 from mmclip_data.loading.scratch import of_thread
 from mmclip_data.loading.slots import Shape, Slots, SlotSource
 from mmclip_data.loading.sources import LeavesPictures, picture_of
@@ -159,6 +167,8 @@ class TrainLoader:
         self.source = self.opened.source
         self.plan = order_of(self.source, config.plan, seed)
         self.own_maps = tuple(maps)
+        self._images: FeatureRows | None = None
+        self._texts: TextFeatures | None = None
         self.take_size(spec)
         self.fingerprint = self.plan.fingerprint(self.source.fingerprint)
         """Names the order of samples: a resumed run must find the same one."""
@@ -166,26 +176,43 @@ class TrainLoader:
     def take_size(self, spec: ImageSpec) -> None:
         """Make pictures as `spec` says in batches that are asked for from now on; the samples and their draws stay."""
         self.spec = spec
-        self.views = loader_views(spec, self.config)
-        decode = Decode(spec, self.opened.captions, self.seed, self.views)
-        self.maps = (decode, *self.class_captions, *self.own_maps)
+        no_pixels = (View(0, (0, 0), self.config.augment),)
+        self.views = loader_views(spec, self.config) if self._images is None else no_pixels
+        self.maps = (*self._prepared_by(), *self.class_captions, *self.own_maps)
 
-    def take_features(self, features: FeatureRows) -> None:
-        """Hand on these, one row a sample of the source, from now on: no picture is read any more.
+    def take_features(self, images: FeatureRows | None = None, texts: TextFeatures | None = None) -> None:
+        """Hand on features from now on, in place of pixels and of tokens; nothing is read of what they stand for.
+
+        `images` has a row for each sample of the source, `texts` one for each distinct caption.
 
         Raises:
             UserError: there are further views, or maps of the user's, which are about pixels.
         """
-        if self.config.views or self.own_maps:
+        if images is not None and (self.config.views or self.own_maps):
             raise UserError(
                 "data.views and maps need pixels, of which a batch of computed features has none: remove them"
             )
-        if isinstance(self.source, LeavesPictures):
+        self._images, self._texts = images, texts
+        if images is not None and isinstance(self.source, LeavesPictures):
             self.source.leave_pictures()
-        self.views = (View(0, (0, 0), self.config.augment),)
-        sizes = self.source.shard_sizes
-        recall = Recall(features, np.cumsum(sizes) - sizes, self.opened.captions, self.seed)
-        self.maps = (recall, *self.class_captions)
+        self.take_size(self.spec)
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether all that a batch holds was computed before the run."""
+        return self._images is not None and self._texts is not None
+
+    def _prepared_by(self) -> Iterator[SampleMap]:
+        """Picture, then caption, each decoded and chosen now or recalled."""
+        places = Places.of(self.source)
+        if self._images is None:
+            yield Decode(self.spec, self.opened.captions, self.seed, self.views)
+        else:
+            yield RecallPicture(self._images, places)
+        if self._texts is not None:
+            yield RecallCaption(self._texts, places, self.seed)
+        elif self._images is not None and not self.class_captions:
+            yield ChooseCaption(self.opened, self.seed)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -211,6 +238,8 @@ class TrainLoader:
 
     def batches(self, start: DataPosition) -> Iterator[ImageTextBatch]:
         """Batches from `start` on, in order, loaded ahead by the workers."""
+        if self.reads_nothing:  # a worker would take longer to hand a batch over than to make it
+            return iter(Filler(self._prepare(start), self._assemble(Slots(self._shapes(), 2))))
         workers, ahead, timeout = self.config.workers, self.config.prefetch_batches, self.config.timeout_seconds
         if workers and self.config.loader == "processes":
             return restarting(self._from_processes, start, self.config.restarts, self.layout.rank, self.say)
@@ -226,7 +255,8 @@ class TrainLoader:
         return batches_from_processes(Filler(prepare, self._assemble(ring)), ring, ahead, watch)
 
     def _prepare(self, start: DataPosition) -> Prepare:
-        return Prepare(PlannedSource(self.source, self.plan, self.layout, start), self.maps)
+        source = Unread(self.source) if self.reads_nothing else self.source
+        return Prepare(PlannedSource(source, self.plan, self.layout, start), self.maps)
 
     def _assemble(self, slots: SlotSource) -> Assemble:
         return Assemble(self.layout, self.tokenize, self.seed, slots)

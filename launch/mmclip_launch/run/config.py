@@ -101,6 +101,8 @@ class RunConfig:
     """Earlier parts of the run at other picture sizes, each a `[[resolution]]` table; the rest is at the model's own."""
     image_features: str | None = None
     """Folder where the features of a locked image tower are kept, computed once before the first step (LiT)."""
+    text_features: str | None = None
+    """The same of a locked text tower; with both, an epoch reads nothing but features, and heads alone learn."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -24,7 +24,9 @@ def refuse_conflicts(config: "RunConfig") -> None:
     if config.resolution:
         _refuse_beside_resolution(config)
     if config.image_features is not None:
-        _refuse_beside_features(config)
+        _refuse_beside_image_features(config)
+    if config.text_features is not None:
+        _refuse_beside_text_features(config)
 
 
 def _refuse_blind_interpolation(config: "RunConfig") -> None:
@@ -75,7 +77,7 @@ def _refuse_beside_resolution(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_features(config: "RunConfig") -> None:
+def _refuse_beside_image_features(config: "RunConfig") -> None:
     towers, data = config.towers, config.data
     changed = [name for name, value in vars(data.augment).items() if value != getattr(AugmentConfig(), name)]
     reasons = {
@@ -95,4 +97,19 @@ def _refuse_beside_features(config: "RunConfig") -> None:
             f"image_features = {config.image_features!r} encodes each picture once, at evaluation preprocessing, by an image "
             f"tower that never changes (towers.lock_image = true); that excludes {', '.join(refused)}: change these, or "
             "leave image_features out"
+        )
+
+
+def _refuse_beside_text_features(config: "RunConfig") -> None:
+    towers = config.towers
+    reasons = {
+        "towers.lock_text = false": not towers.lock_text,
+        f"towers.unlocked_text_groups = {towers.unlocked_text_groups}": towers.unlocked_text_groups > 0,
+        'data.source.type = "streaming"': isinstance(config.data.source, StreamingConfig),
+    }
+    refused = [name for name, applies in reasons.items() if applies]
+    if refused:
+        raise UserError(
+            f"text_features = {config.text_features!r} encodes each caption once, by a text tower that never changes "
+            f"(towers.lock_text = true); that excludes {', '.join(refused)}: change these, or leave text_features out"
         )

@@ -7,8 +7,7 @@ from accelerate import Accelerator
 
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.progress import Progress
-from mmclip_data.features.encoder import Encoder
-from mmclip_data.features.model import Towers
+from mmclip_data.features.frozen import HeadEncoder, frozen_towers
 from mmclip_data.features.ranks import ALONE, Ranks
 from mmclip_data.features.store import FeatureStore
 from mmclip_eval.datasets import OpenedDataset
@@ -40,22 +39,22 @@ class InTraining:
         ranks = Ranks.of_process_group() if several and config.measured_sets else ALONE
         self._config = config
         self._how = EncodeOptions(str(accelerator.device), ranks=ranks)
-        self._towers = towers
         self._opened = opened
         self._screen = screen
         self._note = note
         self._is_main = accelerator.is_main_process
+        # Of towers whose weights move nothing is worth keeping but what frozen parts make.
+        self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
 
     def __call__(self, progress: Progress, only: str | None = None) -> Mapping[str, float]:
         """Scores of the weights as they are, on all sets or on one; empty on all ranks but the first."""
-        towers = Towers(self._towers)  # whose weights have moved since the last time: nothing of it is worth keeping
         if not self._is_main:
-            serve(self._how, towers)
+            serve(self._how, self._encoder.frozen)
             return {}
         opened = [one for one in self._opened if only in (None, one.dataset.config.name)]
         with leading(self._how.ranks):
-            encoder = Encoder(towers, ranks=self._how.ranks)
-            results = evaluate_sets(encoder, opened, f"step {progress.step}", self._screen)
+            self._encoder.begin()
+            results = evaluate_sets(self._encoder, opened, f"step {progress.step}", self._screen)
         if only is None:
             self._note(progress, results)
         return scores(results)

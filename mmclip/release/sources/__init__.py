@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mmclip.errors import UserError
+from mmclip.release.sources.conse import load_conse
 from mmclip.release.sources.folder import load_path, model_folder, weights_of
 from mmclip.release.sources.hub import load_hub
 from mmclip.release.sources.open_clip_registry import load_released
@@ -21,12 +22,13 @@ KINDS: dict[str, Callable[[str], TwoTower]] = {
     "hf-hub": load_hub,
     "transformers": load_transformers,
     "timm": load_pair,
+    "conse": load_conse,
 }
 """By the word before the colon, what reads the rest; everything else is a path."""
 
 GRAMMAR = (
     "a run, a checkpoint, a folder of open_clip or transformers, open_clip:ARCH/TAG, open_clip:ARCH/FILE, "
-    "hf-hub:ORG/NAME, transformers:ID_OR_FOLDER, or timm:NAME@FILE+hf:ID_OR_FOLDER"
+    "hf-hub:ORG/NAME, transformers:ID_OR_FOLDER, timm:NAME@FILE+hf:ID_OR_FOLDER, or conse: and such a pair"
 )
 
 
