@@ -96,6 +96,11 @@ class Tokenizer:
         """The tokenizer of transformers beneath, where there is one."""
         return None if self._name is None else self._tokenizer.tokenizer
 
+    @property
+    def open_clip(self) -> Any:
+        """The tokenizer of open_clip that does the work."""
+        return self._tokenizer
+
     def with_context_length(self, length: int) -> "Tokenizer":
         """The same tokenizer for longer or shorter rows."""
         other = copy(self)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_data.loading.held_out import HeldOutConfig
 from mmclip_eval.eval_dataset import EvalDataset, SetConfig
 from mmclip_eval.held_out import only_held_out
 from mmclip_eval.sources.opening import open_source
@@ -73,9 +74,11 @@ def open_samples(settings: SetConfig) -> EvalDataset:
     opened = open_source(settings)
     if not settings.held_out.share:
         return EvalDataset(settings, opened.samples, opened.declared)
-    # What is declared of the whole says nothing of a part.
+    whole = EvalDataset(replace(settings, held_out=HeldOutConfig()), opened.samples, opened.declared)
+    # The number that is declared of the whole says nothing of a part.
     declared = replace(opened.declared, num_samples=None)
-    return EvalDataset(settings, only_held_out(opened.samples, settings.held_out), declared)
+    some = replace(settings, num_samples=None)
+    return EvalDataset(some, only_held_out(opened.samples, settings.held_out), declared, whole)
 
 
 def _measured(task: EvalTask, dataset: EvalDataset, suite: Sequence[SetConfig]) -> Measured:

@@ -63,8 +63,12 @@ class EvalDataset:
         UserError: there are more samples or fewer than are declared, or some are of no use and none may be.
     """
 
-    def __init__(self, settings: SetConfig, samples: Samples, declared: Declared) -> None:
+    def __init__(
+        self, settings: SetConfig, samples: Samples, declared: Declared, part_of: "EvalDataset | None" = None
+    ) -> None:
         self.config = settings
+        self.part_of = part_of
+        """The set that these are some samples of: names of classes that only stand in labels are those of all of it."""
         self.declared = declared
         self.whole = samples
         """With those that are left out."""
@@ -220,7 +224,12 @@ class EvalDataset:
     @property
     def _class_names(self) -> str | Names | Lines | None:
         """Those of the configuration, else those of the set."""
-        return self.declared.class_names if self.config.class_names is None else self.config.class_names
+        if self.config.class_names is not None:
+            return self.config.class_names
+        named = self.declared.class_names or self.declared.own_classes
+        if self.part_of is not None and not named and self.part_of.labelled.is_named:
+            return self.part_of.labelled.classes
+        return self.declared.class_names
 
     def _read_prompts(self, part: Labelled | Multilabelled) -> ClassTexts:
         name = self.config.name

@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from mmclip.errors import UserError
 from mmclip.release.averages import average
-from mmclip.release.between import Blend, read_state
+from mmclip.release.between import Blend
+from mmclip.towers.tensors import read_tensors
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.results.headline import Headline, mean_of
 from mmclip_launch.flags import Arguments
@@ -91,7 +92,7 @@ def average_files(options: argparse.Namespace, screen: Screen) -> None:
         raise UserError(
             f"{path}: expected the name of a .safetensors file that does not exist, as the sources are files"
         )
-    states = [read_state(Path(source)) for source in options.sources]
+    states = [read_tensors(Path(source)) for source in options.sources]
     with atomic_file(path) as handle:
         handle.write(save(average(states, options.weights, options.sources)))
     screen.say(f"written: {path}, the mean of {len(states)}")

@@ -1,6 +1,7 @@
 """`mmclip export CHECKPOINT FOLDER`: weights for others: a folder in one of the known formats, with a model card.
 
 mmclip export runs/demo exports/emoji-clip --license apache-2.0
+mmclip export runs/demo exports/emoji-onnx --format onnx --push someone/emoji-onnx
 """
 
 import argparse
@@ -20,6 +21,7 @@ from mmclip_data.loading.mixture import MixtureConfig
 from mmclip_data.loading.sources import SyntheticConfig
 from mmclip_eval.model_card import CardFacts, Result, model_card, results_of
 from mmclip_launch.flags import Arguments
+from mmclip_launch.push import check_repository, push
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.screen import Screen
 
@@ -43,8 +45,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--force", action="store_true", help="replace an earlier export (and nothing else)")
     parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the format's own reader")
+    parser.add_argument(
+        "--push", metavar="ORG/NAME", help="upload the folder to the Hugging Face Hub, with its own token"
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: a repository that is new is private")
     options = parser.parse_args(arguments)
-    export_with_card(options, Screen())
+    if options.private and not options.push:
+        raise UserError("--private is about a repository on the Hub: add --push ORG/NAME")
+    if options.push:
+        check_repository(options.push)
+    screen = Screen()
+    export_with_card(options, screen)
+    if options.push:
+        screen.say(f"pushed: {push(options.folder, options.push, options.private)}")
 
 
 def export_with_card(options: argparse.Namespace, screen: Screen) -> Exported:

@@ -19,7 +19,8 @@ from safetensors.torch import save
 from mmclip.envelope import publish
 from mmclip.errors import UserError
 from mmclip.release.averages import interpolate
-from mmclip.release.between import Blend, read_state
+from mmclip.release.between import Blend
+from mmclip.towers.tensors import read_tensors
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
 from mmclip_data.shards.atomic import atomic_file
@@ -99,7 +100,7 @@ def interpolate_and_score(
     screen.show(curve_table(curve))
     screen.say(best_line(curve))
     write_curve(curve, output, screen)
-    for alpha in dict.fromkeys([*saved, *([curve.best.alpha] if BEST in options.save else [])]):
+    for alpha in sorted({*saved, *([curve.best.alpha] if BEST in options.save else [])}):
         save_model(blend.at(alpha), output / name_of(alpha), {"alpha": alpha, "a": sources[0], "b": sources[1]})
         screen.say(f"written: {output / name_of(alpha)}")
     return curve
@@ -118,7 +119,7 @@ def interpolate_files(options: argparse.Namespace, alphas: Sequence[float], scre
             "--dataset PATH (with an architecture: open_clip:ARCH/FILE) to find the best"
         )
     refuse_unwritable(output)
-    a, b = (read_state(Path(source)) for source in (options.a, options.b))
+    a, b = (read_tensors(Path(source)) for source in (options.a, options.b))
     output.mkdir(parents=True, exist_ok=True)
     for alpha in alphas:
         path = output / f"{name_of(alpha)}.safetensors"

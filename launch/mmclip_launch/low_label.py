@@ -25,6 +25,7 @@ from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.probes.logistic import Examples
 from mmclip_eval.report.page import PAGE
 from mmclip_eval.results.low_label import LowLabelCurve, Point, low_label_table, point
+from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
 from mmclip_eval.zero_shot import class_weights, rank_and_predict
 from mmclip_launch.evaluate import identity_of
 from mmclip_launch.run.chosen import choose_samples, examples_set, training_set
@@ -116,7 +117,7 @@ def test_set(config: RunConfig, test: str | None) -> EvalDatasetConfig:
         class_names=training_set(config.data).labelled.classes,
         templates=labels.templates,
         language=labels.language,
-        tasks=("zero_shot_classification",),
+        tasks=(ZeroShotClassification(),),
     )
 
 

@@ -23,16 +23,17 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip.objectives import Objective
-from mmclip.release import create
+from mmclip.release import create, load
 from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
-from mmclip.training.precision import allow_tf32
+from mmclip.training.precision import Precision, allow_tf32
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
+from mmclip.training.teacher import Teacher
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
@@ -56,6 +57,7 @@ from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts
 from mmclip_launch.run.profile import ProfileConfig, profiling
 from mmclip_launch.run.recipe_checks import warn_of_warmup
 from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
+from mmclip_launch.run.robust import settle_between
 from mmclip_launch.run.start import told_of_start
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.screen import Screen
@@ -115,6 +117,10 @@ def train(config: RunConfig, resume: bool = False) -> Path:
                 write_summary(folder, run.loader.summary(), screen)
         if is_main and config.early_stopping.metric is not None:
             screen.say(f"the run ends at step {progress.step:,}, and its result is: {hooks.choosing.told}")
+        if is_main and config.interpolation.alphas:
+            best = hooks.choosing.best_folder or checkpoint_folder(folder, progress.step)
+            settle_between(config, best, datasets, screen)
+        accelerator.wait_for_everyone()  # the end of the run is evaluated by all, who must find it
         done, forgot = None, None
         if config.measured_sets or config.evaluation.report:
             done = evaluation.of_finished(str(folder))
@@ -172,8 +178,18 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
     module.to(accelerator.device)  # before the average is taken, which stays where the weights are
     ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
-    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema)
+    teacher = teacher_of(objective.needs.teacher, towers, settled(config), accelerator.device)
+    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher)
     return Run(step, loader, total_steps, parts)
+
+
+def teacher_of(source: str | None, student: TwoTower, precision: Precision, device: torch.device) -> Teacher | None:
+    """The teacher of a run, where its objective has one.
+
+    Raises:
+        UserError: it does not load, or reads captions otherwise than the student.
+    """
+    return None if source is None else Teacher(load(source), student, precision, device)
 
 
 def fit_head(config: RunConfig, accelerator: Accelerator, run: Run, screen: Screen) -> None:

@@ -22,6 +22,8 @@ class ObjectiveNeeds:
     """The scale learns; where it is False it is frozen, since no gradient reaches it."""
     class_head: bool = False
     """The towers must own a head over classes, and batches must have classes."""
+    teacher: str | None = None
+    """A source of weights whose embeddings of the batch `ObjectiveContext.teacher` must hold."""
     pair_labels: bool = False
     """`ObjectiveContext.labels` must name captions and pictures, so that duplicates in the batch are known."""
 
@@ -36,6 +38,8 @@ class ObjectiveContext:
     """Ids of the captions and of the pictures of this rank's batch, where the objective needs them."""
     classes: Int[Tensor, " batch"] | None = None
     """Of this rank's batch, where the run learns from classes."""
+    teacher: TowerOutput | None = None
+    """The teacher's embeddings of this rank's batch, where the objective has a teacher."""
 
 
 @runtime_checkable

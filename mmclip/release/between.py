@@ -1,18 +1,16 @@
 """Models of one kind, and those whose weights lie between theirs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip.release.averages import average
 from mmclip.release.sources import load
 from mmclip.tokenizer import Tokenizer
+from mmclip.towers.own_keys import HF_CONFIG
 from mmclip.towers.two_tower import TwoTower
 
 STARTS = frozenset(
@@ -25,6 +23,11 @@ STARTS = frozenset(
         "timm_drop_path",
         "hf_model_pretrained",
         "hf_tokenizer_name",
+        "_name_or_path",
+        "architectures",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
     }
 )
 """Settings of an architecture that say how it began or trains: no embedding of its weights depends on them."""
@@ -95,39 +98,11 @@ def refuse_another_kind(first: TwoTower, other: TwoTower, first_name: str, name:
         raise UserError(f"{first_name} and {name} have different tokenizers, so that their tokens mean different words")
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, whatever they belong to: safetensors, or a pickle of tensors read with `weights_only`.
-
-    The table of a training checkpoint is looked through for its `state_dict`.
-
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
-    try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as weights ({error}): cut short, damaged or not there") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"{path} holds no state dict: expected names and tensors")
-    return dict(state)
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # zipfile, pickle and torch raise their own kinds; torch's advice is to run the code
-        raise UserError(
-            f"{path} holds more than tensors, or is damaged ({type(error).__name__}): other pickled objects can run code and "
-            "are never loaded; ask its author for safetensors"
-        ) from error
-
-
 def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {**DEFAULTS, **{name: value for name, value in _flat(table) if value is not None}}
+    found = {**DEFAULTS, **{name: value for name, value in _flat(table) if value is not None}}
+    if table["text_cfg"].get(HF_CONFIG):
+        found.pop("text_cfg.hf_model_name", None)  # where it came from; the configuration says what it is
+    return found
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -143,6 +118,4 @@ def _same_tokens(first: Tokenizer, other: Tokenizer) -> bool:
 
 
 def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
-    stock: Any = tokenizer._tokenizer
-    found = getattr(stock, "tokenizer", None)
-    return dict(found.get_vocab()) if hasattr(found, "get_vocab") else dict(stock.encoder)
+    return {} if tokenizer.hugging_face is None else dict(tokenizer.hugging_face.get_vocab())

@@ -28,7 +28,12 @@ def save_weights(model: TwoTower, folder: Path) -> None:
     """Write weights, configuration and tokenizer files into an existing folder."""
     refuse_conse(model.model_cfg, str(folder))
     save_tensors(model, folder / WEIGHTS_FILE)
-    model_cfg, hf_config = for_stock(_explicit(model))
+    save_config(model, folder)
+
+
+def save_config(model: TwoTower, folder: Path) -> None:
+    """Write configuration and tokenizer files alone."""
+    model_cfg, hf_config = for_stock(explicit(model))
     table = {"model_cfg": model_cfg, "preprocess_cfg": model.spec.to_open_clip()}
     if hf_config is not None:
         (folder / HF_CONFIG_FILE).write_text(json.dumps(hf_config, indent=2, sort_keys=True) + "\n")
@@ -40,12 +45,12 @@ def save_weights(model: TwoTower, folder: Path) -> None:
 
 def save_tensors(model: TwoTower, path: Path) -> None:
     """Write the weights alone, under open_clip's names."""
-    save_file(_file_tensors(model), path)
+    save_file(file_tensors(model), path)
 
 
 def weights_sha256(model: TwoTower) -> str:
     """Of the file that `save_tensors` would write."""
-    return hashlib.sha256(save(_file_tensors(model))).hexdigest()
+    return hashlib.sha256(save(file_tensors(model))).hexdigest()
 
 
 def load_weights(folder: Path, raw: bool = False) -> TwoTower:
@@ -146,7 +151,8 @@ def _weights_in(folder: Path) -> Path:
     return Path(found)
 
 
-def _file_tensors(model: TwoTower) -> dict[str, Tensor]:
+def file_tensors(model: TwoTower) -> dict[str, Tensor]:
+    """The weights as a file of open_clip has them."""
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
@@ -154,7 +160,7 @@ def _file_tensors(model: TwoTower) -> dict[str, Tensor]:
     return state
 
 
-def _explicit(model: TwoTower) -> dict[str, Any]:
+def explicit(model: TwoTower) -> dict[str, Any]:
     """The table with the two settings written out that a reader would otherwise guess, and guess wrong."""
     table = {**model.model_cfg, "quick_gelu": bool(model.model_cfg.get("quick_gelu", False))}
     if model.logit_bias is not None:

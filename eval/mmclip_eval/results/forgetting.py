@@ -9,19 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mmclip.errors import UserError
+from mmclip_eval.results.headline import BOTH_WAYS, HEADLINES
 from mmclip_eval.results.result import EvalResult
 
-KEPT_METRICS = (
-    "acc1",
-    "image_retrieval_recall@1",
-    "text_retrieval_recall@1",
-    "mean_average_precision",
-    "acc",
-    "acc_wg",
-    "lp_acc1",
-    "tip_acc1",
-    "knn_acc1",
-)
+KEPT_METRICS = (*HEADLINES, *(f"{way}1" for way in BOTH_WAYS))
 """The figures that a task is remembered by, all of them fractions of which more is better."""
 
 

@@ -1,6 +1,5 @@
 """What a run learns from, of the samples of its source, and the evaluation set that the rest becomes."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,10 @@ from mmclip_eval.eval_dataset import EvalDataset, SetConfig
 from mmclip_eval.held_out import held_out_of
 from mmclip_eval.probes.drawing import draw_shots
 from mmclip_eval.some_samples import SomeSamples
+from mmclip_eval.tasks.classifier import ClassifierTask
+from mmclip_eval.tasks.registry import TaskConfig
+from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
+from mmclip_eval.tasks.zero_shot_retrieval import ZeroShotRetrieval
 
 DEV = "dev"
 CLASS_NAMES = "classnames.txt"
@@ -39,12 +42,8 @@ def choose_samples(data: DataConfig) -> ChosenSamples | None:
 def examples_set(data: DataConfig) -> EvalDataset:
     """The chosen samples as a set of their own, with their classes."""
     whole = training_set(data)
-    found = EvalDataset(
-        whole.config, SomeSamples(whole.samples, _kept(data)), replace(whole.declared, num_samples=None)
-    )
-    # Classes are those of the whole: a part may lack some.
-    found.config = replace(whole.config, class_names=whole.labelled.classes)
-    return found
+    declared = replace(whole.declared, num_samples=None)
+    return EvalDataset(whole.config, SomeSamples(whole.samples, _kept(data)), declared, whole)
 
 
 @lru_cache(maxsize=4)
@@ -74,13 +73,14 @@ def training_set(data: DataConfig) -> EvalDataset:
     return dataset
 
 
-def dev_set(data: DataConfig, tasks: Sequence[str] = ()) -> tuple[EvalDatasetConfig, ...]:
+def dev_set(data: DataConfig, has_head: bool = False) -> tuple[EvalDatasetConfig, ...]:
     """The evaluation set `dev` of what is held out; none where nothing is."""
     if not data.held_out.share:
         return ()
-    usual = ("zero_shot_retrieval",) if data.labels.place is None else ("zero_shot_classification",)
+    usual = ZeroShotRetrieval() if data.labels.place is None else ZeroShotClassification()
+    tasks: tuple[TaskConfig, ...] = (usual, ClassifierTask()) if has_head else (usual,)
     settings = replace(_settings(data, DEV), held_out=data.held_out)
-    return (EvalDatasetConfig(**vars(settings), tasks=(*usual, *tasks)),)
+    return (EvalDatasetConfig(**vars(settings), tasks=tasks),)
 
 
 def _settings(data: DataConfig, name: str) -> SetConfig:

@@ -32,7 +32,7 @@ from mmclip_launch.run.chosen import dev_set
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.head_config import HeadConfig
 from mmclip_launch.run.profile import ProfileConfig
-from mmclip_launch.run.retained_config import RetainedConfig
+from mmclip_launch.run.retained_config import InterpolationConfig, RetainedConfig
 from mmclip_launch.run.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
@@ -113,6 +113,8 @@ class RunConfig:
     """When it ends before its length, and which of its weights count."""
     retained: RetainedConfig = field(default_factory=RetainedConfig)
     """What the weights it starts from can do and should still do at the end."""
+    interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)
+    """Whether the end lies between the start and what was learnt."""
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     """A look inside a few steps."""
     resume_open_clip: str | None = None
@@ -133,8 +135,7 @@ class RunConfig:
     @property
     def measured_sets(self) -> tuple[EvalDatasetConfig, ...]:
         """All evaluation sets: what the run is for, and what it must not forget."""
-        tasks = ("classifier",) if self.head.start is not None else ()
-        return (*dev_set(self.data, tasks), *self.evaluation.datasets, *self.retained.datasets)
+        return (*dev_set(self.data, self.head.start is not None), *self.evaluation.datasets, *self.retained.datasets)
 
 
 SAFE_TO_CHANGE = (

@@ -17,12 +17,28 @@ def refuse_conflicts(config: "RunConfig") -> None:
         UserError: naming the fields.
     """
     _refuse_half_of_classes(config)
+    if config.objective.type == "distill" and config.image_features is not None:
+        raise UserError("objective 'distill' needs pictures for the teacher, and with image_features there are none")
+    if config.interpolation.alphas:
+        _refuse_blind_interpolation(config)
     if config.resolution:
         _refuse_beside_resolution(config)
     if config.image_features is not None:
         _refuse_beside_image_features(config)
     if config.text_features is not None:
         _refuse_beside_text_features(config)
+
+
+def _refuse_blind_interpolation(config: "RunConfig") -> None:
+    if config.early_stopping.metric is None or not (config.retained.datasets or config.retained.suite):
+        raise UserError(
+            "interpolation.alphas are chosen by the figure of a dev split and by what is to be retained: it needs "
+            "early_stopping.metric and [retained]"
+        )
+    if config.head.start is not None:
+        raise UserError(
+            "interpolation.alphas: the start has no class head to interpolate with: use prompts (recipe flyp)"
+        )
 
 
 def _refuse_half_of_classes(config: "RunConfig") -> None:

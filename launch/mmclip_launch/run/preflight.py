@@ -63,6 +63,8 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     refuse_unwritable(folder)
     Layout(config.global_batch_size, 0, world_size())
     _check_model(config.model)
+    if config.objective.type == "distill":
+        _check_teacher(config.objective.teacher)
     if config.resume_open_clip is not None and not Path(config.resume_open_clip).is_file():
         raise UserError(f"resume_open_clip={config.resume_open_clip!r}: no such file; expected open_clip's epoch_N.pt")
     steps = config.length.total_steps(config.global_batch_size, _check_data(config, warn))
@@ -74,6 +76,14 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     if isinstance(config.data.source, StreamingConfig):
         refuse_resume(config.data.source, max(0, step) * config.global_batch_size)
     return Checked(is_new, step, datasets)
+
+
+def _check_teacher(source: str) -> None:
+    if not source:
+        raise UserError(
+            "objective.teacher is empty: expected a source of weights, as model.init takes (--objective.teacher)"
+        )
+    source_folder(source)
 
 
 def _refuse_unknown_set(config: RunConfig) -> None:

@@ -6,6 +6,19 @@ from mmclip_eval.datasets import EvalDatasetConfig
 
 
 @config
+class InterpolationConfig:
+    """Weights between those of the start and those that were learnt (WiSE-FT, Wortsman et al. 2022), tried at the end."""
+
+    alphas: tuple[float, ...] = ()
+    """Where to look, from 0 (the start) to 1 (what was learnt), both of which are always among them; none: do not."""
+
+    def __post_init__(self) -> None:
+        wrong = [alpha for alpha in self.alphas if not 0 <= alpha <= 1]
+        if wrong:
+            raise UserError(f"interpolation.alphas: expected numbers from 0 to 1, got {wrong[0]}")
+
+
+@config
 class RetainedConfig:
     """What the weights could do before the run and should still do after it."""
 

@@ -35,8 +35,9 @@ GRAMMAR = (
 def load(source: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> TwoTower:
     """A trained model, in evaluation mode, from wherever it stands.
 
-    `source` is one of `GRAMMAR`; `local-dir:` may stand before a path. A run is its newest checkpoint that verifies; where
-    it averages its weights it is the average, and `raw` takes the weights themselves.
+    `source` is one of `GRAMMAR`; `local-dir:` may stand before a path. A run is its best checkpoint where it
+    was chosen by a figure, else the newest that verifies; where it averages its weights it is the average, and `raw` takes
+    the weights themselves.
 
     Raises:
         UserError: nothing loadable is there; the message says what was looked for.

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from mmclip.envelope import MANIFEST, verify
 from mmclip.errors import UserError
-from mmclip.release.hf_files import WEIGHTS as HF_WEIGHTS
-from mmclip.release.sources.transformers_folder import HF_CONFIG_NAME, is_transformers, load_transformers_folder
+from mmclip.release.hf.files import CONFIG
+from mmclip.release.hf.files import WEIGHTS as HF_WEIGHTS
+from mmclip.release.sources.transformers_folder import is_transformers, load_transformers_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged, load_weights
 from mmclip.training.checkpoint import newest_checkpoint, result_of
@@ -59,7 +60,6 @@ def model_folder(path: str | Path) -> Path:
     if newest is None:
         tried = f"; {len(skipped)} are damaged, the newest: {skipped[0]}" if skipped else ""
         raise UserError(
-            f"{folder} holds neither {CONFIG_FILE} nor {HF_CONFIG_NAME} nor a whole checkpoint under "
-            f"checkpoints/step-*{tried}"
+            f"{folder} holds neither {CONFIG_FILE} nor {CONFIG} nor a whole checkpoint under checkpoints/step-*{tried}"
         )
     return newest

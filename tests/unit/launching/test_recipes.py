@@ -1,7 +1,6 @@
 """The recipes that come with mmclip: each loads, and each runs to its end from tiny weights on data that is shipped."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from mmclip import load
 from mmclip.errors import UserError
+from mmclip.release import interpolate
 from mmclip_launch import evaluate, finetune
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.recipe_checks import refuse_lost_runs, warn_of_warmup
@@ -39,6 +39,8 @@ RECIPES = {
     "lp_ft": CLASSES,
     "locked_text": (),
     "few_shot": (*CLASSES, "--data.labels.shots", "2"),
+    "robust": ("--interpolation.alphas", "0.5"),
+    "distill": (),
 }
 
 
@@ -52,6 +54,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tune(recipe: str, start: Path, output: Path, *flags: str) -> Path:
     length = () if recipe == "linear_probe" else ("--length.epochs", "None", "--length.steps", "2")
+    length += ("--objective.teacher", str(start)) if recipe == "distill" else ()
     words = [recipe, "--init", str(start), "--output", str(output), *QUICK, *RECIPES[recipe], *length, *flags]
     finetune.main(words)
     return output
@@ -82,12 +85,20 @@ def test_a_recipe_runs_to_its_end(recipe: str, start: Path, tmp_path: Path):
     parts -= {"text"} if recipe == "lp_ft" and parts == {"visual", "text"} else set()
     wanted = {"linear_probe": set(), "lp_ft": {"visual"}}
     assert parts == wanted.get(recipe, {"visual", "text"})  # of a locked text tower the scale still learns
+    if recipe == "robust":
+        curve = json.loads((run / "interpolation/interpolation.json").read_text())
+        assert [one["alpha"] for one in curve["points"]] == [0, 0.5, 1]
+        best = curve["best"]["alpha"]
+        chosen = load(run).backbone.state_dict()
+        ends = [load(path).backbone.state_dict() for path in (start, curve["b"])]
+        wanted = interpolate(*ends, best)
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in chosen.items())
     if recipe == "linear_probe":
         assert found["mean"]["drop"] == 0
 
 
 def newest(run: Path) -> str:
-    return sorted(os.listdir(run / "checkpoints"))[-1]
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))[-1]
 
 
 @pytest.mark.slow
