@@ -33,7 +33,7 @@ class TrainingModule(nn.Module):
         super().__init__()
         if objective.needs.logit_bias and towers.logit_bias is None:
             raise UserError("objective 'siglip' needs a logit bias: set model.logit_bias (the paper starts at -10)")
-        if towers.logit_bias is not None:
+        if towers.logit_bias is not None and towers.settings.adapters is None:  # beside adapters it rests
             towers.logit_bias.requires_grad_(objective.needs.logit_bias)
         _refuse_split_batch_norm(towers, world_size, micro_batches)
         self.towers = towers

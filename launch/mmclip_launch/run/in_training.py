@@ -43,7 +43,9 @@ class InTraining:
 
     def __call__(self, progress: Progress) -> Mapping[str, float]:
         """Scores of the weights as they are; empty on all ranks but the first."""
-        towers = Towers(self._towers)  # whose weights have moved since the last time: nothing of it is worth keeping
+        towers = Towers(
+            self._towers.merged()
+        )  # whose weights have moved since the last time: nothing of it is worth keeping
         if not self._is_main:
             serve(self._how, towers)
             return {}
