@@ -85,6 +85,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     if resume and not progress.step:
         screen.say(f"no checkpoint under {folder}: starting at step 0")
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    screen.trained(run.step.module.parameters())
     encode_once(config, accelerator, run, screen)
     for line in run.loader.describe(run.total_steps * config.global_batch_size):
         screen.say(line)
