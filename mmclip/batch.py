@@ -40,7 +40,8 @@ class ImageTextBatch:
     images: UInt8[Tensor, "batch 3 height width_px"]
     """Pixels as decoded and cropped; normalisation happens on the device."""
     tokens: Int[Tensor, "batch token"]
-    """Token ids, as wide as the longest caption of the slice where the text tower allows it."""
+    """Token ids, as wide as the longest caption of the slice where the text tower allows it; beside `text_features` one column,
+    the number of the caption among the distinct ones of its source."""
     keys: Int[Tensor, " batch"]
     """A random 63-bit key per sample, equal for any number of ranks and workers: the seed of device-side randomness."""
     ids: tuple[str, ...]
@@ -52,8 +53,12 @@ class ImageTextBatch:
     """Further views of the same pictures, in the order of `data.views`; `images` is view 0."""
     lengths: Int[np.ndarray, " batch"] | None = None
     """Columns of each caption that its tower needs (`TwoTower.text_lengths`); on the host, since they decide shapes."""
-    image_features: Float[Tensor, "batch embed"] | None = None
-    """L2-normalised embeddings by a locked image tower, computed before the run; `images` then have no pixel."""
+    image_features: Float[Tensor, "batch feature"] | None = None
+    """Of the frozen part of the image tower, computed before the run; `images` then have no pixel."""
+    text_features: Float[Tensor, "batch text_feature"] | None = None
+    """Of the frozen part of the text tower, computed before the run."""
+    classes: Int[Tensor, " batch"] | None = None
+    """The class of each sample, where a run learns from classes."""
 
     def to(self, device: torch.device) -> "ImageTextBatch":
         """The same batch with its tensors on `device`; the copy from pinned memory does not block."""
@@ -77,6 +82,8 @@ class ImageTextBatch:
                 views=tuple(view[start : start + size] for view in self.views),
                 lengths=None if self.lengths is None else self.lengths[start : start + size],
                 image_features=None if self.image_features is None else self.image_features[start : start + size],
+                text_features=None if self.text_features is None else self.text_features[start : start + size],
+                classes=None if self.classes is None else self.classes[start : start + size],
             )
             for start in starts
         ]
@@ -87,8 +94,8 @@ class ImageTextBatch:
         return replace(self, **pinned, views=tuple(view.pin_memory() for view in self.views))
 
     def _tensors(self) -> tuple[str, ...]:
-        names = ("images", "tokens", "keys")
-        return names if self.image_features is None else (*names, "image_features")
+        optional = ("image_features", "text_features", "classes")
+        return ("images", "tokens", "keys", *(name for name in optional if getattr(self, name) is not None))
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,8 @@ class PairLabels:
 class TowerOutput:
     """What the two towers hand to an objective."""
 
-    PER_SAMPLE: ClassVar[tuple[str, ...]] = ("image_embed", "text_embed")
-    """Fields with a row for each sample; the others belong to the model."""
+    PER_SAMPLE: ClassVar[tuple[str, ...]] = ("image_embed", "text_embed", "class_logits")
+    """Fields with a row for each sample, where they are there; the others belong to the model."""
 
     image_embed: Float[Tensor, "batch embed"]
     """L2-normalised."""
@@ -116,6 +123,8 @@ class TowerOutput:
     logit_scale: Float[Tensor, "1"]
     """The inverse temperature itself: `exp` of the learned parameter."""
     logit_bias: Float[Tensor, "1"] | None
+    class_logits: Float[Tensor, "batch class"] | None = None
+    """Of the class head, where the towers have one."""
 
 
 @dataclass(frozen=True)

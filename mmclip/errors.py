@@ -11,3 +11,7 @@ class BadSampleError(ValueError):
 
 class MachineError(Exception):
     """The machine could not do what was asked (full disk, no memory, unreachable process): exit code 3."""
+
+
+class GuardError(Exception):
+    """A guard that was asked for did not hold, though everything worked: exit code 4."""

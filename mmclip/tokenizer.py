@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ CACHED_WORDS = 100_000
 """Words whose tokens are kept: a caption of known words costs a tenth of one that is split anew."""
 CACHED_TEXTS = 50_000
 """Captions whose tokens are kept where only the tokenizer itself knows what a word is, least recently used out first."""
+
+PROBES = (
+    "A photo of a CAT, 2 x 3 = 6!",
+    "Ein Stra\u00dfenhund, na\u00efve  caf\u00e9",
+    "\u732b <b>&amp;</b>",
+    "word " * 400,
+)
+"""Texts by which tokenizers are told apart, beside what they say of themselves."""
 
 
 class Tokenizer:
@@ -87,12 +96,32 @@ class Tokenizer:
         """The tokenizer of transformers beneath, where there is one."""
         return None if self._name is None else self._tokenizer.tokenizer
 
+    @property
+    def open_clip(self) -> Any:
+        """The tokenizer of open_clip that does the work."""
+        return self._tokenizer
+
     def with_context_length(self, length: int) -> "Tokenizer":
         """The same tokenizer for longer or shorter rows."""
         other = copy(self)
         other.context_length = length
         other._row = lru_cache(CACHED_TEXTS)(other._split)
         return other
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that change with anything that decides a token: words, rules, length."""
+        # First of all: one of transformers notes the length of its last call in what it says of itself.
+        parts = [repr(self(PROBES).tolist()), type(self._tokenizer).__name__, str(self.context_length)]
+        parts += [str(getattr(self._tokenizer, name, "")) for name in ("reduction_fn", "strip_sep_token", "language")]
+        inner = getattr(self._tokenizer, "tokenizer", None)  # that of transformers
+        backend = getattr(inner, "backend_tokenizer", None)
+        if inner is None:
+            parts.append(f"{len(self._tokenizer.encoder)} {self._tokenizer.clean_fn.__name__}")
+        else:
+            parts.append(backend.to_str() if backend is not None else repr(sorted(inner.get_vocab().items())))
+            parts.append(self._tokenizer.clean_fn.__name__ if hasattr(self._tokenizer, "clean_fn") else "")
+        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def _split(self, text: str) -> Tensor:
         return self._tokenizer([text], context_length=self.context_length)[0].to(torch.int64)

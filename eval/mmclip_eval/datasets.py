@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_data.loading.held_out import HeldOutConfig
 from mmclip_eval.eval_dataset import EvalDataset, SetConfig
+from mmclip_eval.held_out import only_held_out
 from mmclip_eval.sources.opening import open_source
 from mmclip_eval.tasks.base import EvalTask, Related
 from mmclip_eval.tasks.registry import TaskConfig, own_task
@@ -70,7 +72,13 @@ def open_samples(settings: SetConfig) -> EvalDataset:
         StoreError: a store does not answer.
     """
     opened = open_source(settings)
-    return EvalDataset(settings, opened.samples, opened.declared)
+    if not settings.held_out.share:
+        return EvalDataset(settings, opened.samples, opened.declared)
+    whole = EvalDataset(replace(settings, held_out=HeldOutConfig()), opened.samples, opened.declared)
+    # The number that is declared of the whole says nothing of a part.
+    declared = replace(opened.declared, num_samples=None)
+    some = replace(settings, num_samples=None)
+    return EvalDataset(some, only_held_out(opened.samples, settings.held_out), declared, whole)
 
 
 def _measured(task: EvalTask, dataset: EvalDataset, suite: Sequence[SetConfig]) -> Measured:

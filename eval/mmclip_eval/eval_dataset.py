@@ -1,6 +1,7 @@
 """`EvalDataset`: an opened evaluation set, of which each part is read once, when a task first needs it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_data.loading.held_out import HeldOutConfig
 from mmclip_eval.captioned import Captioned, read_captioned
 from mmclip_eval.choices import Choices, read_choices
 from mmclip_eval.fields import parse_field
@@ -50,6 +52,8 @@ class SetConfig(SourceConfig):
     """Of class names and templates: packaged ones are taken in it."""
     group: str | None = None
     """Where a sample's category stands, such as `json:category`: for the report and for figures of the worst group."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """Measure only the samples that a run with the same `data.held_out` did not learn from."""
 
 
 class EvalDataset:
@@ -59,8 +63,12 @@ class EvalDataset:
         UserError: there are more samples or fewer than are declared, or some are of no use and none may be.
     """
 
-    def __init__(self, settings: SetConfig, samples: Samples, declared: Declared) -> None:
+    def __init__(
+        self, settings: SetConfig, samples: Samples, declared: Declared, part_of: "EvalDataset | None" = None
+    ) -> None:
         self.config = settings
+        self.part_of = part_of
+        """The set that these are some samples of: names of classes that only stand in labels are those of all of it."""
         self.declared = declared
         self.whole = samples
         """With those that are left out."""
@@ -216,7 +224,12 @@ class EvalDataset:
     @property
     def _class_names(self) -> str | Names | Lines | None:
         """Those of the configuration, else those of the set."""
-        return self.declared.class_names if self.config.class_names is None else self.config.class_names
+        if self.config.class_names is not None:
+            return self.config.class_names
+        named = self.declared.class_names or self.declared.own_classes
+        if self.part_of is not None and not named and self.part_of.labelled.is_named:
+            return self.part_of.labelled.classes
+        return self.declared.class_names
 
     def _read_prompts(self, part: Labelled | Multilabelled) -> ClassTexts:
         name = self.config.name

@@ -123,8 +123,10 @@ class _Asked:
     def result(self) -> EvalResult:
         started, one_pass = time.perf_counter(), self.one_pass
         own, related = one_pass(self.opened.dataset), self.measured.related
-        context = TaskContext(own, logit_scale_of(one_pass.model), self.seed, lambda role: one_pass(related[role]))
-        with one_thread(one_pass.model.device):
+        model = one_pass.model
+        head = getattr(model, "class_head", None)
+        context = TaskContext(own, logit_scale_of(model), self.seed, head, lambda role: one_pass(related[role]))
+        with one_thread(model.device):
             outcome = self.measured.task.run(context)
         bare = self._bare(outcome.metrics, time.perf_counter() - started)
         return replace(

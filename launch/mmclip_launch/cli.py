@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
     "train": ("mmclip_launch.train", "one training run: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]"),
+    "finetune": ("mmclip_launch.finetune", "from released weights: mmclip finetune RECIPE --init SOURCE --data SHARDS"),
     "eval": ("mmclip_launch.evaluate", "scores of a checkpoint: mmclip eval CHECKPOINT [--dataset PATH ...]"),
     "results": (
         "mmclip_launch.results",
@@ -32,7 +33,7 @@ VERBS = {
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
 TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
 Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
-process), 130 interrupted. docs/errors.md lists the messages."""
+process), 4 a guard did not hold (--max-forgetting), 130 interrupted. docs/errors.md lists the messages."""
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
 from mmclip.release import source_folder, weights_of
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, is_averaged
+from mmclip.training.checkpoint import result_of
 from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.prompts.prompt_set import ClassTexts
@@ -200,12 +201,14 @@ def said_of_features(encoder: Encoder) -> str:
 
 
 def said_of(identity: ModelIdentity) -> str:
-    """Which of the two kinds of weights of an averaging run it is."""
+    """Why it is this checkpoint of its run, and which of the two kinds of weights of an averaging run it is."""
     folder = Path(identity.checkpoint or "")
+    chosen = result_of(folder.parent.parent) if folder.parent.name == "checkpoints" else result_of(folder.parent)
+    why = f" (the result of its run: {chosen.why})" if chosen is not None and chosen.folder == folder else ""
     if not is_averaged(folder):
-        return ""
+        return why
     raw = identity.weights_sha256 == sha256(folder / RAW_WEIGHTS_FILE)
-    return f" ({'raw weights' if raw else 'average of the weights; --raw takes the weights themselves'})"
+    return f"{why} ({'raw weights' if raw else 'average of the weights; --raw takes the weights themselves'})"
 
 
 def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
@@ -314,7 +317,7 @@ def datasets_of_run(checkpoint: str) -> tuple[EvalDatasetConfig, ...]:
     path = Path(checkpoint)
     for folder in (path, path.parent.parent):
         if (folder / "config.toml").is_file():
-            datasets = load_run_config(folder / "config.toml").evaluation.datasets
+            datasets = load_run_config(folder / "config.toml").measured_sets
             if datasets:
                 return datasets
     raise UserError(f"{checkpoint} is no run that names data sets of its own: give --dataset PATH or --suite FILE")

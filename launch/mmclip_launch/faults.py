@@ -17,9 +17,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from mmclip.errors import BadSampleError, MachineError, UserError
+from mmclip.errors import BadSampleError, GuardError, MachineError, UserError
 
-EXIT_FAULT, EXIT_USER_ERROR, EXIT_MACHINE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 3, 130, 141
+EXIT_FAULT, EXIT_USER_ERROR, EXIT_MACHINE, EXIT_GUARD, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 3, 4, 130, 141
 
 RUN_FOLDER: ContextVar[Path | None] = ContextVar("RUN_FOLDER", default=None)
 """The run folder of this process once it is claimed: where the traceback of a fault is kept."""
@@ -79,6 +79,8 @@ def describe(error: BaseException) -> Fault:
         return Fault(EXIT_USER_ERROR, str(error))
     if isinstance(error, MachineError):
         return Fault(EXIT_MACHINE, str(error))
+    if isinstance(error, GuardError):
+        return Fault(EXIT_GUARD, str(error))
     if isinstance(error, KeyboardInterrupt):
         hint = "; `--resume` continues from the last checkpoint" if RUN_FOLDER.get() else ""
         return Fault(EXIT_INTERRUPTED, f"interrupted{hint}")

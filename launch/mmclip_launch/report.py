@@ -87,7 +87,7 @@ def look(
     Raises:
         UserError: there is nothing to load, or a data set that was asked for by name is unsound.
     """
-    datasets = given or (load_run_config(run_folder / "config.toml").evaluation.datasets if run_folder else ())
+    datasets = given or (load_run_config(run_folder / "config.toml").measured_sets if run_folder else ())
     try:
         identity = identity_of(checkpoint)
     except UserError as error:

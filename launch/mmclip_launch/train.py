@@ -23,27 +23,31 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip.objectives import Objective
-from mmclip.release import create
+from mmclip.release import create, load
 from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
-from mmclip.training.precision import allow_tf32
+from mmclip.training.precision import Precision, allow_tf32
 from mmclip.training.progress import Progress
 from mmclip.training.step import TrainStep, UpdateRule
+from mmclip.training.teacher import Teacher
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.run.alarms import ALARMS
+from mmclip_launch.run.choosing import WATCHED
+from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
-from mmclip_launch.run.drawing import Pass, draw_or_warn
+from mmclip_launch.run.drawing import draw_or_warn
+from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.folder import claim, config_table, record
+from mmclip_launch.run.heads import add_head, start_head
 from mmclip_launch.run.hooks import Run, RunHooks
-from mmclip_launch.run.image_features import encode_once, refuse_learning
 from mmclip_launch.run.in_training import InTraining, scores
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
@@ -51,6 +55,10 @@ from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.precision import agree, settle, settled
 from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
 from mmclip_launch.run.profile import ProfileConfig, profiling
+from mmclip_launch.run.recipe_checks import warn_of_warmup
+from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
+from mmclip_launch.run.robust import settle_between
+from mmclip_launch.run.start import told_of_start
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.screen import Screen
 
@@ -84,33 +92,51 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     progress = start_or_resume(config, checked, accelerator, run, screen)
     if resume and not progress.step:
         screen.say(f"no checkpoint under {folder}: starting at step 0")
+    for line in told_of_start(config, run.step.module.towers):
+        screen.say(line)
+    for line in warn_of_warmup(config, run.total_steps):
+        screen.warn(line)
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
     screen.trained(run.step.module.parameters())
     encode_once(config, accelerator, run, screen)
+    if not progress.step:
+        fit_head(config, accelerator, run, screen)
     for line in run.loader.describe(run.total_steps * config.global_batch_size):
         screen.say(line)
     settings, is_main = config_table(config), accelerator.is_main_process
     datasets = checked.datasets if checked is not None else ()
-    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen)
+    note = partial(note_retained, folder, config.retained)
+    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note)
     with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
             hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
-                    progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen)
+                    if not hooks.choosing.is_over:
+                        progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen)
             finally:
                 write_summary(folder, run.loader.summary(), screen)
-        done: Pass | None = None
-        if config.evaluation.datasets or config.evaluation.report:
+        if is_main and config.early_stopping.metric is not None:
+            screen.say(f"the run ends at step {progress.step:,}, and its result is: {hooks.choosing.told}")
+        if is_main and config.interpolation.alphas:
+            best = hooks.choosing.best_folder or checkpoint_folder(folder, progress.step)
+            settle_between(config, best, datasets, screen)
+        accelerator.wait_for_everyone()  # the end of the run is evaluated by all, who must find it
+        done, forgot = None, None
+        if config.measured_sets or config.evaluation.report:
             done = evaluation.of_finished(str(folder))
-            if done is not None and done.results:
+            if done is not None and done.results and hooks.choosing.best_step in (None, progress.step):
                 writer.write(progress.step, progress.samples_seen, scores(done.results))
+        if done is not None and config.retained.datasets:
+            forgot = compare_retained(folder, config.retained, done.results, screen)
     accelerator.wait_for_everyone()
     run.step.release()
     accelerator.end_training()
     if done is not None and config.evaluation.report:  # last of all: a drawing that fails loses nothing
         draw_or_warn(done, folder / PAGE, screen)
     screen.say(f"run folder: {folder}")
+    if is_main:
+        guard(folder, config.retained, forgot)
     RUN_FOLDER.set(None)
     return folder
 
@@ -124,6 +150,9 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     torch.manual_seed(config.seed)
     objective: Objective = config.objective.build()
     towers = create(config.model, objective.needs.logit_bias, config.towers)
+    left_out = add_head(config.head, config.data, towers)
+    if left_out:
+        Screen(quiet=rank() > 0).warn(left_out)
     ranks = accelerator.num_processes
     micro_batches = config.accumulation.micro_batches(config.global_batch_size, ranks)
     module = TrainingModule(towers, objective, settled(config), world_size=ranks, micro_batches=micro_batches)
@@ -132,19 +161,44 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     if config.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     layout = Layout(config.global_batch_size, accelerator.process_index, ranks)
-    loader = build_loader(config.data, towers.spec, partial(tokenize, towers), layout, config.seed, say=Screen().warn)
+    loader = build_loader(
+        config.data,
+        towers.spec,
+        partial(tokenize, towers),
+        layout,
+        config.seed,
+        say=Screen().warn,
+        chosen=choose_samples(config.data),
+    )
     total_steps = config.length.total_steps(config.global_batch_size, loader.samples_per_epoch)
     total_samples = total_steps * config.global_batch_size
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
-    if config.image_features is not None:
-        refuse_learning(towers)
+    freeze(config, towers)
     parts = plan_parts(config, towers, total_steps)
     optimizer = build_optimizer(config.optimizer, module)
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
     module.to(accelerator.device)  # before the average is taken, which stays where the weights are
     ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
-    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema)
+    teacher = teacher_of(objective.needs.teacher, towers, settled(config), accelerator.device)
+    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher)
     return Run(step, loader, total_steps, parts)
+
+
+def teacher_of(source: str | None, student: TwoTower, precision: Precision, device: torch.device) -> Teacher | None:
+    """The teacher of a run, where its objective has one.
+
+    Raises:
+        UserError: it does not load, or reads captions otherwise than the student.
+    """
+    return None if source is None else Teacher(load(source), student, precision, device)
+
+
+def fit_head(config: RunConfig, accelerator: Accelerator, run: Run, screen: Screen) -> None:
+    """Fill the class head before the first step, and the average's with it."""
+    towers, ema = run.step.module.towers, run.step.trained.ema
+    start_head(config.head, config.data, towers, accelerator, config.seed, screen)
+    if ema is not None and ema.towers.class_head is not None and towers.class_head is not None:
+        ema.towers.class_head.load_state_dict(towers.class_head.state_dict())
 
 
 def build_accelerator(config: RunConfig) -> Accelerator:
@@ -205,7 +259,7 @@ def start_or_resume(
         record(config)
         names = (f"{QUARANTINE}*", f"{SKIPPED}*")  # a file a rank
         several = [path.name for name in names for path in folder.glob(name)]
-        for name in ("metrics.jsonl", LEDGER, ALARMS, *several):
+        for name in ("metrics.jsonl", LEDGER, ALARMS, WATCHED, RETAINED, *several):
             truncate_lines(folder / name, progress.step)
     return progress
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from mmclip.batch import ObjectiveOutput, PairLabels, TowerOutput
@@ -17,6 +18,12 @@ class ObjectiveNeeds:
     """The towers must own a logit bias; where it is False an existing bias is frozen, since no gradient reaches it."""
     exported_modules: tuple[str, ...] = ()
     """Names of the objective's own modules that belong to the released model."""
+    logit_scale: bool = True
+    """The scale learns; where it is False it is frozen, since no gradient reaches it."""
+    class_head: bool = False
+    """The towers must own a head over classes, and batches must have classes."""
+    teacher: str | None = None
+    """A source of weights whose embeddings of the batch `ObjectiveContext.teacher` must hold."""
     pair_labels: bool = False
     """`ObjectiveContext.labels` must name captions and pictures, so that duplicates in the batch are known."""
 
@@ -29,6 +36,10 @@ class ObjectiveContext:
     samples_seen: int
     labels: PairLabels | None = None
     """Ids of the captions and of the pictures of this rank's batch, where the objective needs them."""
+    classes: Int[Tensor, " batch"] | None = None
+    """Of this rank's batch, where the run learns from classes."""
+    teacher: TowerOutput | None = None
+    """The teacher's embeddings of this rank's batch, where the objective has a teacher."""
 
 
 @runtime_checkable

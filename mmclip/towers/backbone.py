@@ -31,7 +31,7 @@ def build_backbone(model_cfg: dict[str, Any]) -> nn.Module:
     table["vision_cfg"], sized = take_sizes(table["vision_cfg"])
     try:
         with described_encoder(table["text_cfg"]):
-            backbone = (CustomTextCLIP if custom else CLIP)(**table)
+            backbone: Any = (CustomTextCLIP if custom else CLIP)(**table)
         if sized is not None:
             backbone.visual = sized_tower(sized)
         _follow_image_size(backbone.visual)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +14,7 @@ from mmclip.preprocess import ImageSpec
 from mmclip.towers.abilities import TowerAbilities, abilities, refuse_impossible
 from mmclip.towers.backbone import build_backbone, is_channels_last
 from mmclip.towers.blocks import blocks_of, image_tower, recompute, text_tower
+from mmclip.towers.frozen import FrozenPart, TowerName, frozen_part
 from mmclip.towers.image import NativeImage, image_encoder
 from mmclip.towers.locking import lock_image, lock_text, locked_parts, rest
 from mmclip.towers.patches import Grid, gather_patches, kept_patches
@@ -37,6 +39,8 @@ class Encoders:
         self.backbone: Any = build_backbone(model_cfg)
         self.settings = TowersConfig()
         self.locked: list[nn.Module] = []
+        self.frozen: dict[TowerName, FrozenPart] = {}
+        """The parts that features were asked of: known then, because a copy of the towers may have other parts that learn."""
         self.work = Work()
         self.choose(model_cfg["text_cfg"].get("context_length", 77))
 
@@ -119,6 +123,38 @@ class Encoders:
     def encode_text(self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None) -> Float[Tensor, "batch embed"]:
         """Of tokens that may be narrower than the context length."""
         return self.text.encode(tokens, lengths, self.settings.text_groups, self.work)
+
+    def freeze(self, tower: TowerName, embed_dim: int) -> FrozenPart:
+        """Note what of a tower stays as it is in this run.
+
+        Raises:
+            UserError: more than its head learns.
+        """
+        self.frozen[tower] = frozen_part(self.backbone, tower, embed_dim)
+        return self.frozen[tower]
+
+    def image_features(self, pixels: Float[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch feature"]:
+        """What comes out of the frozen part of the image tower."""
+        if self.frozen["image"].head is None:
+            return F.normalize(self.encode_image(pixels).float(), dim=-1)
+        if is_channels_last(self.backbone):
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self.backbone.visual.trunk(pixels)
+
+    def text_features(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None
+    ) -> Float[Tensor, "batch feature"]:
+        """What comes out of the frozen part of the text tower."""
+        if self.frozen["text"].head is None:
+            return F.normalize(self.encode_text(tokens, lengths).float(), dim=-1)
+        return self.text.encode(tokens, lengths, self.settings.text_groups, self.work, projected=False)
+
+    def embed_features(
+        self, tower: TowerName, features: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "batch embed"]:
+        """Embeddings, not normalised but where they came so, of features of the frozen part."""
+        head = self.frozen[tower].head if tower in self.frozen else None
+        return features if head is None else head(features)
 
     @property
     def image_grid(self) -> Grid | None:

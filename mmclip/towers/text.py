@@ -149,15 +149,29 @@ class HuggingFaceText:
         return tokens.shape[1] - behind.cpu().numpy()
 
     def encode(
-        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+        self,
+        tokens: Int[Tensor, "batch token"],
+        lengths: Lengths | None,
+        groups: TextGroups,
+        work: Work,
+        projected: bool = True,
     ) -> Float[Tensor, "batch embed"]:
-        """The stock tower on each group; where it has dropout, each group draws its own."""
+        """The stock tower on each group; where it has dropout, each group draws its own.
+
+        Not `projected`, it is what the encoder's pooler makes of its last layer.
+        """
+        run = self.tower if projected else self._pooled
         if self.why_padded:
-            return first(self.tower(padded(tokens, self.context_length, self.pad_id)))
+            return first(run(padded(tokens, self.context_length, self.pad_id)))
         lengths = self.lengths(tokens) if lengths is None else lengths
         plan = plan_groups(lengths, self.context_length, groups, static_shapes=True)
-        embeds = [first(self.tower(part)) for part in plan.cut(sort_captions(tokens, plan), self.pad_id)]
+        embeds = [first(run(part)) for part in plan.cut(sort_captions(tokens, plan), self.pad_id)]
         return unsort_captions(torch.cat(embeds), plan)
+
+    def _pooled(self, tokens: Int[Tensor, "batch token"]) -> Float[Tensor, "batch width"]:
+        """open_clip's forward, up to its projection."""
+        mask = (tokens != self.pad_id).long()
+        return self.tower.pooler(self.tower.transformer(input_ids=tokens, attention_mask=mask), mask)
 
 
 class StockText:

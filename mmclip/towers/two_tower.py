@@ -1,10 +1,11 @@
 """`TwoTower`: an open_clip model with its preprocessing and its tokenizer, as one module."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +19,14 @@ from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.architecture import check_context_length, check_model_cfg
-from mmclip.towers.embedding import Embedder, ZeroShotPrediction
+from mmclip.towers.class_head import ClassHead
+from mmclip.towers.embedding import Embedder, ZeroShotPrediction, evaluating
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.text_groups import Lengths
 
 if TYPE_CHECKING:
     from mmclip.towers.abilities import TowerAbilities
+    from mmclip.towers.frozen import FrozenPart, TowerName
 
 
 class TwoTower(Embedder):
@@ -47,6 +50,8 @@ class TwoTower(Embedder):
         """open_clip's own module: `state_dict` of this part is what stock open_clip loads."""
         self.spec = spec or ImageSpec.from_open_clip({}, self.backbone.visual.image_size)
         self.tokenizer = tokenizer or Tokenizer(self.model_cfg["text_cfg"])
+        self.class_head: ClassHead | None = None
+        """A classifier over named classes, where a run has made one."""
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -120,6 +125,7 @@ class TwoTower(Embedder):
             plain.backbone.logit_bias = nn.Parameter(torch.zeros_like(self.logit_bias))
         plain.to(self.device, self.logit_scale.dtype)
         plain.backbone.load_state_dict(self.plain_state())
+        plain.class_head = self.class_head
         return plain.eval()
 
     def train(self, mode: bool = True) -> "TwoTower":
@@ -157,12 +163,14 @@ class TwoTower(Embedder):
         lengths: Lengths | None = None,
         keys: Int[Tensor, " batch"] | None = None,
         dropped: float = 0.0,
-        image_features: Float[Tensor, "batch embed"] | None = None,
+        image_features: Float[Tensor, "batch feature"] | None = None,
+        text_features: Float[Tensor, "batch text_feature"] | None = None,
     ) -> TowerOutput:
         """Both embeddings of a batch of raw pixels and tokens, normalised in single precision or better.
 
         `lengths` are as in `encode_text`; `keys` (`ImageTextBatch.keys`) decide which patches a `dropped` share drops.
-        `image_features` (`ImageTextBatch.image_features`) stand for the image tower's output, which then does not run.
+        `image_features` and `text_features` (`ImageTextBatch`) stand for what the frozen parts of the towers (`freeze`) make of
+        pictures and captions: those then do not run.
 
         Raises:
             ValueError: patches are to be dropped, and there are no keys.
@@ -172,18 +180,59 @@ class TwoTower(Embedder):
         dtype = self.logit_scale.dtype
         with _attention_of(self.device):
             if image_features is not None:
-                image_embed = image_features
+                image_embed = self._encoders.embed_features("image", image_features.to(dtype))
             elif dropped and keys is not None:
                 image_embed = self._encoders.encode_some_patches(images, keys, dropped, self.spec)
             else:
                 image_embed = self.encode_image(self.spec.normalise(images, dtype))
-            text_embed = self.encode_text(tokens, lengths)
+            if text_features is not None:
+                text_embed = self._encoders.embed_features("text", text_features.to(dtype))
+            else:
+                text_embed = self.encode_text(tokens, lengths)
+        image_embed = F.normalize(image_embed.to(dtype), dim=-1)
         return TowerOutput(
-            image_embed=F.normalize(image_embed.to(dtype), dim=-1),
+            image_embed=image_embed,
             text_embed=F.normalize(text_embed.to(dtype), dim=-1),
             logit_scale=self.logit_scale.exp(),
             logit_bias=self.logit_bias,
+            class_logits=None if self.class_head is None else self.class_head(image_embed).to(dtype),
         )
+
+    def freeze(self, tower: "TowerName") -> "FrozenPart":
+        """What of a tower stays as it is in this run; to be asked before features of it are.
+
+        Raises:
+            UserError: more than its head learns.
+        """
+        return self._encoders.freeze(tower, int(self.model_cfg["embed_dim"]))
+
+    @property
+    def frozen_parts(self) -> Mapping[str, "FrozenPart"]:
+        """What was asked of `freeze`; a copy of the towers knows its own."""
+        return MappingProxyType(self._encoders.frozen)
+
+    @torch.inference_mode()
+    def image_features(self, images: UInt8[Tensor, "batch 3 height width_px"]) -> Float[Tensor, "batch feature"]:
+        """On the CPU, what the frozen part of the image tower makes of pictures from `spec.to_uint8`, in evaluation mode."""
+        with evaluating(self):
+            pixels = self.spec.normalise(images.to(self.device), self.logit_scale.dtype)
+            return self._encoders.image_features(pixels).float().cpu()
+
+    @torch.inference_mode()
+    def text_features(self, tokens: Int[Tensor, "batch token"]) -> Float[Tensor, "batch feature"]:
+        """The same of captions."""
+        with evaluating(self):
+            lengths = self.text_lengths(tokens)
+            return self._encoders.text_features(self.trim(tokens).to(self.device), lengths).float().cpu()
+
+    @torch.inference_mode()
+    def embed_features(
+        self, tower: "TowerName", features: Float[Tensor, "batch feature"]
+    ) -> Float[Tensor, "batch embed"]:
+        """L2-normalised embeddings on the CPU, of features of the frozen part of a tower."""
+        with evaluating(self):
+            given = features.to(self.device, self.logit_scale.dtype)
+            return F.normalize(self._encoders.embed_features(tower, given).float(), dim=-1).cpu()
 
     def text_lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
         """Columns of each caption that reach its embedding, on the host: taken before the tokens go to a device."""
@@ -207,6 +256,11 @@ class TwoTower(Embedder):
         self.model_cfg["vision_cfg"]["image_size"] = pair[0] if pair[0] == pair[1] else list(pair)
         self.spec = replace(self.spec, size=pair)
         return before
+
+    def replace_image_tower(self, visual: nn.Module) -> None:
+        """Take another module for pictures, which makes embeddings of normalised pixels."""
+        self.backbone.visual = visual
+        self._encoders.choose(self._encoders.text.context_length)
 
     def refuse_image_sizes(self, sizes: Sequence[tuple[int, int]]) -> None:
         """Try sizes out on a copy of the image tower.

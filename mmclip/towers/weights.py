@@ -12,6 +12,7 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
+from mmclip.towers.class_head import load_head, save_head
 from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock
 from mmclip.towers.tensors import refuse_cut_weights, unreadable
 from mmclip.towers.two_tower import TwoTower
@@ -37,6 +38,8 @@ def save_config(model: TwoTower, folder: Path) -> None:
         (folder / HF_CONFIG_FILE).write_text(json.dumps(hf_config, indent=2, sort_keys=True) + "\n")
     (folder / CONFIG_FILE).write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     model.tokenizer.save(folder)
+    if model.class_head is not None:
+        save_head(model.class_head, folder)
 
 
 def save_tensors(model: TwoTower, path: Path) -> None:
@@ -64,6 +67,7 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
     fill(model, weights)
+    model.class_head = load_head(folder)
     return model
 
 

@@ -113,7 +113,7 @@ def accumulate(
     parts.clear()  # joined, they would be held twice
     output = objective(whole)
     backward(output.loss)
-    names = [name for name in TowerOutput.PER_SAMPLE if getattr(whole, name).grad is not None]
+    names = [name for name in _rows_of(whole) if getattr(whole, name).grad is not None]
     gradients = {name: getattr(whole, name).grad.split(len(kept[0].image_embed)) for name in names}
     for number in reversed(range(len(micros))):
         encoded = kept.pop() if kept else encode(micros[number])
@@ -123,11 +123,15 @@ def accumulate(
     return whole, output
 
 
+def _rows_of(output: TowerOutput) -> list[str]:
+    return [name for name in TowerOutput.PER_SAMPLE if getattr(output, name) is not None]
+
+
 def _joined(parts: Sequence[TowerOutput]) -> TowerOutput:
     """Embeddings of all parts as leaves of a new graph; scale and bias with the graph that leads to their parameters."""
     last = parts[-1]
     joined = {}
-    for name in TowerOutput.PER_SAMPLE:
+    for name in _rows_of(last):
         rows = torch.cat([getattr(part, name).detach() for part in parts])
         joined[name] = rows.requires_grad_(getattr(last, name).requires_grad)
     return replace(last, **joined)

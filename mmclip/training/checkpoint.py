@@ -13,12 +13,16 @@ from safetensors.torch import load_file, save_file
 from mmclip.config import config
 from mmclip.envelope import DamagedFolderError, publish, verify
 from mmclip.errors import UserError
+from mmclip.towers.class_head import load_head
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, fill, save_tensors, save_weights
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.progress import Progress
 
+RAW_HEAD_FILE = "raw_class_head.safetensors"
+RESULT_FILE = "result.json"
+"""In a run folder whose result is not its newest checkpoint: which folder is, and why."""
 STATE_FILE, OPTIMIZER_FILE, OBJECTIVE_FILE = "training_state.json", "optimizer.safetensors", "objective.safetensors"
 ADAPTER_FOLDER = "adapter"
 """In checkpoints of a run that trains adapters: these in peft's layout, and the weights beneath them."""
@@ -88,6 +92,8 @@ def save_checkpoint(folder: Path, trained: Trained, state: TrainingState) -> Non
         save_weights(trained.judged, temporary)
         if trained.ema is not None:
             save_tensors(trained.module.towers, temporary / RAW_WEIGHTS_FILE)
+            if trained.module.towers.class_head is not None:
+                save_file(trained.module.towers.class_head.state_dict(), temporary / RAW_HEAD_FILE)
         if trained.has_adapters:
             from mmclip.towers.lora import save_adapters  # imports open_clip, as below
 
@@ -131,6 +137,7 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
         fill(trained.judged, folder / WEIGHTS_FILE)
         if trained.ema is not None:
             fill(trained.module.towers, folder / RAW_WEIGHTS_FILE)
+    _fill_heads(trained, folder)
     if (folder / OBJECTIVE_FILE).is_file():
         trained.module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
     _fill_optimizer(folder, trained.module, trained.optimizer)
@@ -153,12 +160,59 @@ def newest_checkpoint(run: Path, on_skip: Callable[[str], None]) -> Path | None:
     return None
 
 
-def remove_old(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, after the newest has been read back and verified."""
+def remove_old(run: Path, keep: int, best: Path | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints and the `best`, after the newest has been read back and verified."""
     folders = sorted((run / "checkpoints").glob("step-*"))
     verify(folders[-1])
     for folder in folders[: -max(1, keep)]:
-        shutil.rmtree(folder)
+        if folder != best:
+            shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Which weights a run stands for, where they are not its newest."""
+
+    folder: Path
+    why: str
+
+
+def record_result(run: Path, result: RunResult) -> None:
+    """Let `load` of the run take these weights from now on."""
+    path = run / RESULT_FILE
+    temporary = path.with_name(path.name + ".tmp")
+    table = {"folder": str(result.folder.relative_to(run)), "why": result.why}
+    temporary.write_text(json.dumps(table, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def result_of(run: Path) -> RunResult | None:
+    """What `record_result` recorded; None where a run's newest checkpoint is its result.
+
+    Raises:
+        UserError: the file is not what was written.
+    """
+    path = run / RESULT_FILE
+    if not path.is_file():
+        return None
+    try:
+        table = json.loads(path.read_text())
+        return RunResult(run / str(table["folder"]), str(table["why"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not what mmclip writes ({error}): remove it to take the newest checkpoint"
+        ) from error
+
+
+def _fill_heads(trained: Trained, folder: Path) -> None:
+    """The head of the average where there is one, and that of the weights themselves, which learns."""
+    saved, own = load_head(folder), trained.module.towers.class_head
+    if (saved is None) != (own is None) or (saved and own and saved.names != own.names):
+        raise UserError(f"{folder} has another class head than this run: it belongs to another run")
+    if saved is not None and trained.judged.class_head is not None:
+        trained.judged.class_head.load_state_dict(saved.state_dict())
+    if trained.ema is not None and own is not None:
+        own.load_state_dict(load_file(folder / RAW_HEAD_FILE))
 
 
 def _named_trained(module: TrainingModule, optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.nn.Parameter]]:
@@ -177,6 +231,8 @@ def _optimizer_tensors(module: TrainingModule, optimizer: torch.optim.Optimizer)
 
 def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
     tensors = load_file(folder / OPTIMIZER_FILE)
+    if not tensors and json.loads((folder / STATE_FILE).read_text())["progress"]["step"] == 0:
+        return  # moments come with the first step
     state: dict[int, dict[str, Any]] = {}
     for index, (name, parameter) in enumerate(_named_trained(module, optimizer)):
         state[index] = {key: tensors.pop(f"{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -195,12 +251,15 @@ def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim
 
 __all__ = [
     "CheckpointConfig",
+    "RunResult",
     "Trained",
     "TrainingState",
     "checkpoint_bytes",
     "checkpoint_folder",
     "load_checkpoint",
     "newest_checkpoint",
+    "record_result",
     "remove_old",
+    "result_of",
     "save_checkpoint",
 ]

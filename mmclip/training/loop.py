@@ -19,12 +19,12 @@ class Hooks(Protocol):
         """Note one finished step."""
         ...
 
-    def evaluate(self, progress: Progress) -> None:
-        """Evaluate if it is time; called before the first step too."""
+    def evaluate(self, progress: Progress) -> bool | None:
+        """Evaluate if it is time; called before the first step too. True ends the run."""
         ...
 
     def checkpoint(self, progress: Progress) -> None:
-        """Save if it is time."""
+        """Save if it is time; called before the first step too."""
         ...
 
 
@@ -36,13 +36,15 @@ def fit(
     device: torch.device,
     hooks: Hooks,
 ) -> Progress:
-    """Run optimizer steps from `progress` until `total_steps`.
+    """Run optimizer steps from `progress` until `total_steps`, or until an evaluation ends the run.
 
     Evaluation comes before the checkpoint of the same step: a run that resumes there has already been evaluated there.
     """
+    ends = False
     if progress.step == 0:
-        hooks.evaluate(progress)
-    while progress.step < total_steps:
+        ends = hooks.evaluate(progress)
+        hooks.checkpoint(progress)
+    while progress.step < total_steps and not ends:
         waiting_since = time.perf_counter()
         batch = next(batches)
         data_seconds = time.perf_counter() - waiting_since
@@ -50,6 +52,6 @@ def fit(
         progress = progress.after(step.rule.global_batch_size)
         assert batch.position.samples_consumed == progress.samples_seen, "the loader and the loop count alike"
         hooks.record(progress, batch, report, data_seconds)
-        hooks.evaluate(progress)
+        ends = hooks.evaluate(progress)
         hooks.checkpoint(progress)
     return progress

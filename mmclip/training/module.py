@@ -33,8 +33,12 @@ class TrainingModule(nn.Module):
         super().__init__()
         if objective.needs.logit_bias and towers.logit_bias is None:
             raise UserError("objective 'siglip' needs a logit bias: set model.logit_bias (the paper starts at -10)")
-        if towers.logit_bias is not None and towers.settings.adapters is None:  # beside adapters it rests
-            towers.logit_bias.requires_grad_(objective.needs.logit_bias)
+        if towers.settings.adapters is None:  # beside adapters both rest
+            if towers.logit_bias is not None:
+                towers.logit_bias.requires_grad_(objective.needs.logit_bias)
+            towers.logit_scale.requires_grad_(objective.needs.logit_scale)
+        if objective.needs.class_head and towers.class_head is None:
+            raise UserError("objective 'classify' needs a head over the classes of data.labels: set [head]")
         _refuse_split_batch_norm(towers, world_size, micro_batches)
         self.towers = towers
         self.objective: Any = objective
@@ -50,12 +54,24 @@ class TrainingModule(nn.Module):
     def encode(self, batch: ImageTextBatch, dropped: float = 0.0) -> TowerOutput:
         """The embeddings of a part of the batch: the same each time that it is asked for, but for `nn.Dropout`."""
         with autocast(self.precision, batch.images.device):
-            return self.towers(batch.images, batch.tokens, batch.lengths, batch.keys, dropped, batch.image_features)
+            return self.towers(
+                batch.images,
+                batch.tokens,
+                batch.lengths,
+                batch.keys,
+                dropped,
+                batch.image_features,
+                batch.text_features,
+            )
 
     def pair_labels(self, batch: ImageTextBatch) -> PairLabels | None:
         """Ids of the batch's captions and pictures for an objective that needs them, else None."""
         if not self.objective.needs.pair_labels:
             return None
+        if batch.classes is not None:  # what is said of a class fits each of its pictures
+            return PairLabels(image=batch.classes[:, None], text=batch.classes[:, None])
+        if batch.text_features is not None:
+            return identity_labels(batch.tokens, batch.ids)
         # A tower that takes cut captions gets other widths on other ranks: what it does not read is no part of the id.
         known = self.towers.text_lengths(batch.tokens) if batch.lengths is None else batch.lengths
         lengths = torch.from_numpy(known).to(batch.tokens.device, non_blocking=True) if self.towers.trims_text else None

@@ -23,7 +23,7 @@ class LengthConfig:
     """The length of a run: exactly one of the three."""
 
     steps: int | None = None
-    """Optimizer steps."""
+    """Optimizer steps; 0 only where something is fitted before the first one, such as a probe (`[head]`)."""
     samples: int | None = None
     """Samples seen; the last batch is completed."""
     epochs: float | None = None
@@ -43,7 +43,7 @@ class LengthConfig:
                 "(a flag removes the file's own: --length.steps None)"
             )
         ((name, value),) = given.items()
-        if value <= 0:
+        if value < 0 or (not value and name != "steps"):
             raise UserError(f"length.{name}={value}: expected a number above 0")
         if name == "steps":
             return int(value)

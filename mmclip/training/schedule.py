@@ -44,6 +44,8 @@ class ScheduleConfig:
         Raises:
             UserError: the warmup lasts as long as the run, so the peak would never be reached, or reaches into the cooldown.
         """
+        if not total_samples:
+            return 0
         warmup = total_samples // 10 if self.warmup_samples is None else self.warmup_samples
         if warmup >= total_samples:
             raise UserError(

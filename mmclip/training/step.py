@@ -24,6 +24,7 @@ from mmclip.training.progress import Progress
 from mmclip.training.reduce import average_gradients, not_finite
 from mmclip.training.resolution import set_image_size
 from mmclip.training.schedule import ScheduleConfig, learning_rate
+from mmclip.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainStep:
         rule: UpdateRule,
         accumulation: AccumulationConfig,
         ema: WeightAverage | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.micro_batches = accumulation.micro_batches(rule.global_batch_size, accelerator.num_processes)
         self.graph_bytes = int(accumulation.graph_gib * 2**30)
@@ -67,6 +69,7 @@ class TrainStep:
         self.optimizer: Any = optimizer
         self._prepare()
         self.rule = rule
+        self.teacher = teacher
         self.ema = ema
         self.scaler = build_scaler(module.precision, accelerator.device)
         self.trained = Trained(module, optimizer, ema, self.scaler)
@@ -104,7 +107,7 @@ class TrainStep:
 
     def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
         """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""
-        if batch.lengths is not None:
+        if batch.lengths is not None or batch.text_features is not None:
             return batch
         return replace(batch, lengths=self.module.towers.text_lengths(batch.tokens))
 
@@ -115,7 +118,8 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         labels = self.module.pair_labels(batch)
-        context = ObjectiveContext(step=progress.step, samples_seen=progress.samples_seen, labels=labels)
+        taught = None if self.teacher is None else self.teacher(batch, self.micro_batches)
+        context = ObjectiveContext(progress.step, progress.samples_seen, labels, batch.classes, taught)
         embedded, output = self._gradients(batch, context)
         grad_norm, skipped = self._update(output.loss)
         if self.module.towers.logit_scale.requires_grad:

@@ -137,7 +137,7 @@ def encode_rows(pairs: Pairs, towers: Towers, rows: range, scratch: Path) -> Gen
         spec=spec,
         source=f"{pairs.fingerprint} {rows.start}",
         rows=len(rows),
-        embed_dim=towers.embed_dim,
+        embed_dim=towers.width("image"),
     )
 
     def pixels(row: int) -> Tensor:

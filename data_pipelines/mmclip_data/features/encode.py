@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -76,15 +76,19 @@ def image_chunks(
     chunk_size: int = CHUNK_SIZE,
     towers: int = 1,
     decode_threads: int | None = None,
+    normalise: bool = True,
 ) -> Iterator[Chunk]:
     """Yield the chunks in their order; `towers` of them are encoded at once, and some are decoded ahead.
+
+    Rows are L2-normalised, but where `normalise` says that lengths mean something.
 
     Raises:
         UserError: an embedding is not finite; `name` tells which.
     """
     with ThreadPoolExecutor(decode_threads or _decode_threads(), thread_name_prefix="decode") as decoders:
+        shape = _Shape(chunk_size, normalise)
         jobs = (
-            partial(_embedded, rows, [decoders.submit(_picture, pixels, row) for row in rows], embed, name, chunk_size)
+            partial(_embedded, rows, [decoders.submit(_picture, pixels, row) for row in rows], embed, name, shape)
             for rows in chunks
         )
         try:
@@ -101,6 +105,7 @@ def text_chunks(
     prepare: Callable[[Sequence[str]], Any] = list,
     chunk_size: int = CHUNK_SIZE,
     towers: int = 1,
+    normalise: bool = True,
 ) -> Iterator[Chunk]:
     """Yield the chunks in their order; what `prepare` makes of the texts of each, in the calling thread, is embedded.
 
@@ -110,7 +115,8 @@ def text_chunks(
 
     def job(rows: range) -> Callable[[], Chunk]:
         own = texts[rows.start : rows.stop]
-        return partial(_embedded_texts, rows, prepare(padded(own, chunk_size)), own, embed, chunk_size)
+        shape = _Shape(chunk_size, normalise)
+        return partial(_embedded_texts, rows, prepare(padded(own, chunk_size)), own, embed, shape)
 
     yield from in_order(map(job, chunks), towers, CHUNKS_AHEAD)
 
@@ -221,12 +227,19 @@ def refuse_bad(source: ImageSource, bad: Mapping[int, str]) -> None:
         raise UserError(f"sample {source.sample_id(first)} {bad[first]}; mend it or take it out{others}")
 
 
+class _Shape(NamedTuple):
+    """What comes out of a tower for a chunk."""
+
+    rows: int
+    normalise: bool = True
+
+
 def embed_padded(
-    embed: EmbedImages, pixels: UInt8[Tensor, "row 3 height width_px"], chunk_size: int
+    embed: EmbedImages, pixels: UInt8[Tensor, "row 3 height width_px"], chunk_size: int, normalise: bool = True
 ) -> Float[Tensor, "row embed"]:
-    """L2-normalised fp32 embeddings on the CPU of up to `chunk_size` pictures, encoded as a full chunk."""
+    """fp32 embeddings on the CPU of up to `chunk_size` pictures, encoded as a full chunk."""
     filler = pixels[-1:].expand(chunk_size - len(pixels), -1, -1, -1)
-    return _normalised(embed(torch.cat([pixels, filler])), chunk_size)[: len(pixels)]
+    return _checked(embed(torch.cat([pixels, filler])), _Shape(chunk_size, normalise))[: len(pixels)]
 
 
 def finite(embeds: Float[Tensor, "row embed"], name: Name) -> Float[Tensor, "row embed"]:
@@ -252,7 +265,7 @@ def _picture(pixels: Pixels, row: int) -> Tensor | BadSampleError:
 
 
 def _embedded(
-    rows: range, pictures: Sequence[Future[Tensor | BadSampleError]], embed: EmbedImages, name: Name, chunk_size: int
+    rows: range, pictures: Sequence[Future[Tensor | BadSampleError]], embed: EmbedImages, name: Name, shape: _Shape
 ) -> Chunk:
     """A chunk in which a missing picture is blank: the others are as they would be beside any other."""
     found = [picture.result() for picture in pictures]
@@ -262,23 +275,25 @@ def _embedded(
         return Chunk(rows, torch.zeros(len(rows), 0), bad)
     blank = torch.zeros_like(sound)
     stacked = torch.stack([item if isinstance(item, Tensor) else blank for item in found])
-    features = finite(embed_padded(embed, stacked, chunk_size), lambda row: name(rows.start + row))
+    features = finite(embed_padded(embed, stacked, *shape), lambda row: name(rows.start + row))
     features[[row - rows.start for row in bad]] = 0
     return Chunk(rows, features, bad)
 
 
 def _embedded_texts(
-    rows: range, prepared: Any, texts: Sequence[str], embed: Callable[[Any], Tensor], chunk_size: int
+    rows: range, prepared: Any, texts: Sequence[str], embed: Callable[[Any], Tensor], shape: _Shape
 ) -> Chunk:
-    embeds = _normalised(embed(prepared), chunk_size)[: len(texts)]
+    embeds = _checked(embed(prepared), shape)[: len(texts)]
     return Chunk(rows, finite(embeds, lambda row: f"text {texts[row]!r}"), {})
 
 
-def _normalised(embeds: Tensor, rows: int) -> Tensor:
+def _checked(embeds: Tensor, shape: _Shape) -> Tensor:
+    rows = shape.rows
     if embeds.ndim != 2 or len(embeds) != rows:
         raise ValueError(f"the tower returned shape {tuple(embeds.shape)} for {rows} rows: expected [{rows}, embed]")
+    found = embeds.detach().float().cpu()
     # Callables that already normalise lose nothing; those that do not would otherwise rank by length.
-    return F.normalize(embeds.detach().float().cpu(), dim=-1)
+    return F.normalize(found, dim=-1) if shape.normalise else found.clone()
 
 
 def _decode_threads() -> int:

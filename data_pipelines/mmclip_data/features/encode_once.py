@@ -4,7 +4,7 @@ Which rows share a chunk is a function of the source alone, so the features are 
 threads and kills.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip_data.features.cache import FeatureCache
-from mmclip_data.features.encode import CHUNK_SIZE, EmbedImages, Pixels, ToUint8, chunks_of, image_chunks
+from mmclip_data.features.encode import CHUNK_SIZE, Chunk, ToUint8, chunks_of
 from mmclip_data.loading.decode import decode_image
 from mmclip_data.loading.sources import Source, picture_of
 
@@ -47,20 +47,15 @@ class SourcePictures:
 
 def fill(
     cache: FeatureCache,
-    pixels: Pixels,
-    embed: EmbedImages,
+    encode: Callable[[Iterator[range]], Iterable[Chunk]],
     *,
     rank: int = 0,
     ranks: int = 1,
     chunk_size: int = CHUNK_SIZE,
-    threads: int | None = None,
-    name: Callable[[int], str] = "row {} of the source".format,
-    towers: int = 1,
 ) -> Iterator[int]:
     """Encode this rank's blocks that nobody has finished yet; yields the number of each when it is kept.
 
-    `name` says which row it is where one fails. `pixels` is called by `threads` others (default: one per core, at most 16),
-    and may be in several at once; `towers` is how many chunks are encoded at once.
+    `encode` makes chunks of rows (`image_chunks`, `text_chunks`), in their order.
 
     Raises:
         UserError: an embedding is not finite.
@@ -71,15 +66,7 @@ def fill(
     chunks = chain.from_iterable(chunks_of(cache.rows_of(block), chunk_size) for block in blocks)
     rows: list[Tensor] = []
     bad: dict[int, str] = {}
-    for chunk in image_chunks(
-        pixels,
-        chunks,
-        embed,
-        name,
-        chunk_size=chunk_size,
-        towers=towers,
-        decode_threads=threads,
-    ):
+    for chunk in encode(chunks):
         block = chunk.rows.start // cache.key.block_rows
         rows.append(chunk.embed if chunk.embed.shape[1] else torch.zeros(len(chunk.rows), cache.key.embed_dim))
         bad |= chunk.bad

@@ -105,8 +105,8 @@ class Encoder:
         self.tally = Tally()
         self._threads = towers.threads(self.pace.batch_size)  # before a task takes all threads but one away
         # Without a store what is forgotten would be encoded again.
-        self._images = _Recent(REMEMBERED_BYTES if store else None)
-        self._texts = _Recent(REMEMBERED_BYTES)
+        self._images = Recent(REMEMBERED_BYTES if store else None)
+        self._texts = Recent(REMEMBERED_BYTES)
 
     def images(
         self,
@@ -208,6 +208,7 @@ def image_share(towers: Towers, source: ImageSource, pace: Pace, threads: int) -
                 chunk_size=towers.chunk_size,
                 towers=threads,
                 decode_threads=pace.decode_threads,
+                normalise=towers.normalises("image"),
             )
 
     return encode
@@ -225,12 +226,13 @@ def text_share(towers: Towers, texts: Sequence[str], threads: int) -> Callable[[
                 prepare=towers.prepare,
                 chunk_size=towers.chunk_size,
                 towers=threads,
+                normalise=towers.normalises("text"),
             )
 
     return encode
 
 
-class _Recent:
+class Recent:
     """Encodings by name, those used last, up to a number of bytes."""
 
     def __init__(self, max_bytes: int | None) -> None:

@@ -1,7 +1,7 @@
 """What the encode pass asks of a model, and what it takes to know one model's features from another's."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,30 +89,39 @@ class Towers:
         source = xxhash.xxh3_128_hexdigest(tokens.numpy().tobytes(), seed=tokens.shape[1])
         return self._key("text", None, source, len(texts), ())
 
-    @property
-    def embed_dim(self) -> int:
-        """Width of the embeddings of towers of ours."""
+    def width(self, tower: str) -> int:
+        """Of the embeddings of towers of ours."""
         assert isinstance(self.model, TwoTower), "others tell it by their first embedding"
         return int(self.model.model_cfg["embed_dim"])
+
+    def normalises(self, tower: str) -> bool:
+        """Whether what comes out has length 1."""
+        return True
 
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Of the weights and the architecture of each tower, by `image` and `text`; equal for equal weights anywhere."""
         if not isinstance(self.model, TwoTower):
             return {}
-        state, table = self.model.backbone.state_dict(), self.model.model_cfg
-        shared = {name: value for name, value in table.items() if name not in ("vision_cfg", "text_cfg")}
-        owners: dict[str, Callable[[str], bool]] = {
-            "image": lambda name: name.startswith("visual."),
-            "text": lambda name: not name.startswith("visual.") and name not in NO_TOWER,
-        }
+        state = self.model.backbone.state_dict()
         return {
             tower: state_hash(
-                {name: tensor for name, tensor in state.items() if owns(name)},
-                json.dumps([tower, shared, table["vision_cfg" if tower == "image" else "text_cfg"]], sort_keys=True),
+                {name: tensor for name, tensor in state.items() if self.owns(tower, name)},
+                json.dumps(self.table(tower), sort_keys=True),
             )
-            for tower, owns in owners.items()
+            for tower in ("image", "text")
         }
+
+    def owns(self, tower: str, name: str) -> bool:
+        """Whether a weight of this name decides what a tower makes."""
+        return name not in NO_TOWER and name.startswith("visual.") == (tower == "image")
+
+    def table(self, tower: str) -> list[Any]:
+        """What of the architecture does, in plain values."""
+        assert isinstance(self.model, TwoTower), "of others nothing is known"
+        table = self.model.model_cfg
+        shared = {name: value for name, value in table.items() if name not in ("vision_cfg", "text_cfg")}
+        return [tower, shared, table["vision_cfg" if tower == "image" else "text_cfg"]]
 
     def _key(
         self, tower: str, spec: ImageSpec | None, source: str, rows: int, packages: Sequence[str]
@@ -125,7 +134,7 @@ class Towers:
             spec=spec,
             source=source,
             rows=rows,
-            embed_dim=self.embed_dim,
+            embed_dim=self.width(tower),
             block_rows=self.chunk_size,
             made_with=(
                 tower,

@@ -28,6 +28,10 @@ class Row(NamedTuple):
     key: int
     replaced: tuple[str, str] | None
     image_features: NDArray[np.float32] | None = None
+    text_features: NDArray[np.float32] | None = None
+    caption_number: int = 0
+    number: int | None = None
+    """Of its class."""
 
 
 @dataclass(eq=False)
@@ -92,18 +96,28 @@ class Assemble:
             np.copyto(array[row], source.permute(1, 2, 0).numpy())
         position = sample["__position__"]
         key = int(words(self.seed, Stream.SAMPLE_KEY, position, 1)[0]) >> 1
-        replaced, features = sample.get("__replaced__"), sample.get("image_features")
-        batch.rows[row] = Row(position, sample["__id__"], sample["caption"], key, replaced, features)
+        batch.rows[row] = Row(
+            position,
+            sample["__id__"],
+            sample["caption"],
+            key,
+            sample.get("__replaced__"),
+            sample.get("image_features"),
+            sample.get("text_features"),
+            sample.get("caption_number", 0),
+            sample.get("class"),
+        )
 
     def finish(self, batch: OpenBatch) -> ImageTextBatch:
         """The batch, all of whose rows are filled."""
         rows = [row for row in batch.rows if row is not None]
         assert len(rows) == self.layout.batch_size, "every row was placed"
-        features = [row.image_features for row in rows if row.image_features is not None]
-        assert len(features) in (0, len(rows)), "all rows come from one kind of map"
+        text_features = _stacked([row.text_features for row in rows])
+        numbers = [[row.caption_number] for row in rows]
+        classes = [row.number for row in rows if row.number is not None]
         return ImageTextBatch(
             images=batch.views[0],
-            tokens=self.tokenize([row.caption for row in rows]),
+            tokens=self.tokenize([row.caption for row in rows]) if text_features is None else torch.tensor(numbers),
             keys=torch.tensor([row.key for row in rows], dtype=torch.int64),
             ids=tuple(row.sample_id for row in rows),
             position=DataPosition(batch.start + self.layout.global_batch_size),
@@ -111,8 +125,16 @@ class Assemble:
                 Replacement(row.position, *row.replaced, replaced_by=row.sample_id) for row in rows if row.replaced
             ),
             views=batch.views[1:],
-            image_features=torch.from_numpy(np.stack(features)) if features else None,
+            image_features=_stacked([row.image_features for row in rows]),
+            text_features=text_features,
+            classes=torch.tensor(classes, dtype=torch.int64) if classes else None,
         )
+
+
+def _stacked(rows: Sequence[NDArray[np.float32] | None]) -> Tensor | None:
+    found = [row for row in rows if row is not None]
+    assert len(found) in (0, len(rows)), "all rows come from one kind of map"
+    return torch.from_numpy(np.stack(found)) if found else None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.assemble import Tokenize
+from mmclip_data.loading.chosen import ChosenSamples
 from mmclip_data.loading.loader import DataConfig, TrainLoader
 from mmclip_data.loading.planned import Layout, SampleMap
 from mmclip_data.loading.stream_loader import StreamLoader
@@ -51,11 +52,13 @@ def build_loader(
     seed: int,
     maps: Sequence[SampleMap] = (),
     say: Say = print,
+    chosen: ChosenSamples | None = None,
 ) -> Loader:
-    """Open the data.
+    """Open the data, of which only what is `chosen` is learnt from.
 
     Raises:
         UserError: it cannot be used.
     """
-    kind = StreamLoader if isinstance(config.source, StreamingConfig) else TrainLoader
-    return kind(config, spec, tokenize, layout, seed, maps, say)
+    if isinstance(config.source, StreamingConfig):
+        return StreamLoader(config, spec, tokenize, layout, seed, maps, say)
+    return TrainLoader(config, spec, tokenize, layout, seed, maps, say, chosen)

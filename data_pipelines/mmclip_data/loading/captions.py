@@ -69,9 +69,15 @@ def _readable(text: str) -> str:
 
 def choose_caption(captions: Sequence[Sequence[str]], seed: int, position: int) -> str:
     """One field, each equally likely, then one of its captions: a function of the sample's position alone."""
+    field, place = choose_place([len(texts) for texts in captions], seed, position)
+    return captions[field][place]
+
+
+def choose_place(counts: Sequence[int], seed: int, position: int) -> tuple[int, int]:
+    """The number of the field and of its caption, of fields with so many captions each."""
     field, place = (int(word) for word in words(seed, Stream.CAPTION, position, 2))
-    chosen = captions[field * len(captions) >> 64]
-    return chosen[place * len(chosen) >> 64]
+    chosen = field * len(counts) >> 64
+    return chosen, place * counts[chosen] >> 64
 
 
 def _texts(table: Any, path: str) -> list[str]:

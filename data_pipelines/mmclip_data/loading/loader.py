@@ -23,14 +23,25 @@ from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.assemble import Assemble, Filler, Tokenize
 from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, crop_alone, fill_view, views_of
 from mmclip_data.loading.captions import captions_of, choose_caption
+from mmclip_data.loading.chosen import ChosenSamples, ClassCaption
 from mmclip_data.loading.decode import PillowPicture, open_picture
 from mmclip_data.loading.describe import describe
+from mmclip_data.loading.held_out import HeldOutConfig
+from mmclip_data.loading.labels import LabelsConfig
 from mmclip_data.loading.mixture import order_of
 from mmclip_data.loading.opening import SourceConfig, open_source
 from mmclip_data.loading.plan import PlanConfig
 from mmclip_data.loading.planned import Layout, PlannedSource, Prepare, SampleMap
 from mmclip_data.loading.processes import Ahead, Ring, Watch, batches_from_processes
-from mmclip_data.loading.recall import FeatureRows, Recall
+from mmclip_data.loading.recall import (
+    ChooseCaption,
+    FeatureRows,
+    Places,
+    RecallCaption,
+    RecallPicture,
+    TextFeatures,
+    Unread,
+)
 from mmclip_data.loading.scratch import of_thread
 from mmclip_data.loading.slots import Shape, Slots, SlotSource
 from mmclip_data.loading.sources import LeavesPictures, picture_of
@@ -47,6 +58,10 @@ class DataConfig:
     captions: tuple[str, ...] | None = None
     """Members that hold captions: `txt`, `txt:lines`, or `json:KEY` for one text or a list; a field is drawn, then one of its
     texts. By default `txt`, `text` or `caption`, else a key of `json` of such a name; which one is said at the start."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """Learn from classes: what is written for its class is a sample's caption, and samples of a class are no negatives."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """A share that is not learnt from; it becomes the evaluation set `dev`."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What happens to a training picture."""
     views: tuple[ViewConfig, ...] = ()
@@ -68,6 +83,11 @@ class DataConfig:
     """How often the loader processes of a rank are started again when one was killed; the samples stay the same."""
     max_bad_fraction: float = 0.01
     """Share of bad samples above which the run stops; below, each is replaced, counted and named."""
+
+    @property
+    def caption_fields(self) -> tuple[str, ...] | None:
+        """Where captions are; where they are written for classes, where the class is, which every sample must have too."""
+        return self.captions if self.labels.place is None else (self.labels.place,)
 
     def __post_init__(self) -> None:
         lowest = {"workers": 0, "prefetch_batches": 1, "timeout_seconds": 0, "restarts": 0}
@@ -135,16 +155,20 @@ class TrainLoader:
         seed: int,
         maps: Sequence[SampleMap] = (),
         say: Say = print,
+        chosen: ChosenSamples | None = None,
     ) -> None:
         self.say = say
         self.config = config
         self.layout = layout
         self.tokenize = tokenize
         self.seed = seed
-        self.opened = open_source(config.source, config.captions)
+        self.opened = open_source(config.source, config.caption_fields, chosen)
+        self.class_captions = (ClassCaption(chosen, seed),) if chosen is not None and chosen.texts else ()
         self.source = self.opened.source
         self.plan = order_of(self.source, config.plan, seed)
         self.own_maps = tuple(maps)
+        self._images: FeatureRows | None = None
+        self._texts: TextFeatures | None = None
         self.take_size(spec)
         self.fingerprint = self.plan.fingerprint(self.source.fingerprint)
         """Names the order of samples: a resumed run must find the same one."""
@@ -152,24 +176,43 @@ class TrainLoader:
     def take_size(self, spec: ImageSpec) -> None:
         """Make pictures as `spec` says in batches that are asked for from now on; the samples and their draws stay."""
         self.spec = spec
-        self.views = loader_views(spec, self.config)
-        self.maps = (Decode(spec, self.opened.captions, self.seed, self.views), *self.own_maps)
+        no_pixels = (View(0, (0, 0), self.config.augment),)
+        self.views = loader_views(spec, self.config) if self._images is None else no_pixels
+        self.maps = (*self._prepared_by(), *self.class_captions, *self.own_maps)
 
-    def take_features(self, features: FeatureRows) -> None:
-        """Hand on these, one row a sample of the source, from now on: no picture is read any more.
+    def take_features(self, images: FeatureRows | None = None, texts: TextFeatures | None = None) -> None:
+        """Hand on features from now on, in place of pixels and of tokens; nothing is read of what they stand for.
+
+        `images` has a row for each sample of the source, `texts` one for each distinct caption.
 
         Raises:
             UserError: there are further views, or maps of the user's, which are about pixels.
         """
-        if self.config.views or self.own_maps:
+        if images is not None and (self.config.views or self.own_maps):
             raise UserError(
                 "data.views and maps need pixels, of which a batch of computed features has none: remove them"
             )
-        if isinstance(self.source, LeavesPictures):
+        self._images, self._texts = images, texts
+        if images is not None and isinstance(self.source, LeavesPictures):
             self.source.leave_pictures()
-        self.views = (View(0, (0, 0), self.config.augment),)
-        sizes = self.source.shard_sizes
-        self.maps = (Recall(features, np.cumsum(sizes) - sizes, self.opened.captions, self.seed),)
+        self.take_size(self.spec)
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether all that a batch holds was computed before the run."""
+        return self._images is not None and self._texts is not None
+
+    def _prepared_by(self) -> Iterator[SampleMap]:
+        """Picture, then caption, each decoded and chosen now or recalled."""
+        places = Places.of(self.source)
+        if self._images is None:
+            yield Decode(self.spec, self.opened.captions, self.seed, self.views)
+        else:
+            yield RecallPicture(self._images, places)
+        if self._texts is not None:
+            yield RecallCaption(self._texts, places, self.seed)
+        elif self._images is not None and not self.class_captions:
+            yield ChooseCaption(self.opened, self.seed)
 
     @property
     def samples_per_epoch(self) -> int:
@@ -195,6 +238,8 @@ class TrainLoader:
 
     def batches(self, start: DataPosition) -> Iterator[ImageTextBatch]:
         """Batches from `start` on, in order, loaded ahead by the workers."""
+        if self.reads_nothing:  # a worker would take longer to hand a batch over than to make it
+            return iter(Filler(self._prepare(start), self._assemble(Slots(self._shapes(), 2))))
         workers, ahead, timeout = self.config.workers, self.config.prefetch_batches, self.config.timeout_seconds
         if workers and self.config.loader == "processes":
             return restarting(self._from_processes, start, self.config.restarts, self.layout.rank, self.say)
@@ -210,7 +255,8 @@ class TrainLoader:
         return batches_from_processes(Filler(prepare, self._assemble(ring)), ring, ahead, watch)
 
     def _prepare(self, start: DataPosition) -> Prepare:
-        return Prepare(PlannedSource(self.source, self.plan, self.layout, start), self.maps)
+        source = Unread(self.source) if self.reads_nothing else self.source
+        return Prepare(PlannedSource(source, self.plan, self.layout, start), self.maps)
 
     def _assemble(self, slots: SlotSource) -> Assemble:
         return Assemble(self.layout, self.tokenize, self.seed, slots)

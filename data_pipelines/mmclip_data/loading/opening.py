@@ -1,13 +1,14 @@
 """From the run file's words to an open source, and to the fields in which its samples hold captions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmclip.errors import BadSampleError
 from mmclip_data.loading.caption_fields import SAMPLES_READ, some_places, spread, usual_fields, with_lines
 from mmclip_data.loading.captions import members_of
+from mmclip_data.loading.chosen import ChosenSamples, PartOfSource
 from mmclip_data.loading.datasets_source import DatasetsConfig, HFDataset
 from mmclip_data.loading.mixture import Mixture, MixtureConfig, Part
 from mmclip_data.loading.sources import IndexedTars, IndexedTarsConfig, Source, SyntheticConfig
@@ -30,12 +31,17 @@ class Opened:
     """What was chosen for the user, to be said at the start."""
 
 
-def open_source(config: Any, captions: Sequence[str] | None) -> Opened:
+def open_source(config: Any, captions: Sequence[str] | None, chosen: ChosenSamples | None = None) -> Opened:
     """Open what a source's configuration names; without `captions` they are found where other tools put them.
+
+    `chosen` are the only samples that it then has.
 
     Raises:
         UserError: the source cannot be used.
     """
+    if chosen is not None:
+        opened = open_source(config, captions)
+        return replace(opened, source=PartOfSource(opened.source, chosen))
     if isinstance(config, MixtureConfig):
         return _open_mixture(config, captions)
     if captions is not None:

@@ -99,7 +99,7 @@ class Filled:
     def pin_memory(self) -> "Filled":
         """Called by torch's loader in a thread of the training process, where CUDA is in use."""
         self.views = _rings[self.ring].pinned(self.worker, self.slot)
-        names = ("tokens", "keys", "image_features")
+        names = ("tokens", "keys", "image_features", "text_features", "classes")
         self.rest |= {name: self.rest[name].pin_memory() for name in names if self.rest[name] is not None}
         return self
 
@@ -143,7 +143,7 @@ class _Carrying(IterableDataset):
     def __iter__(self) -> Iterator[Filled | Exception]:
         info = get_worker_info()
         assert info is not None, "loader processes alone iterate here"
-        names = ("tokens", "keys", "ids", "position", "replaced", "image_features")
+        names = ("tokens", "keys", "ids", "position", "replaced", "image_features", "text_features", "classes")
         try:
             for batch in self.batches:
                 yield Filled(id(self.ring), info.id, self.ring.taken, {name: getattr(batch, name) for name in names})

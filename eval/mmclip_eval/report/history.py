@@ -40,6 +40,10 @@ class History:
     alarms: tuple[Alarm, ...] = ()
     bad_samples: tuple[str, ...] = ()
     """The reasons in the quarantine, one an entry."""
+    forgetting: dict[str, Any] | None = None
+    """What `forgetting.json` holds, where a suite was to be retained."""
+    low_label: dict[str, Any] | None = None
+    """What `low_label.json` holds, where the worth of few labels was measured."""
 
     @property
     def last_step(self) -> int:
@@ -84,6 +88,8 @@ def read_history(folder: Path | None) -> History:
             for line in read_lines_of(alarms)
         ),
         bad_samples=tuple(str(entry.get("reason", "no reason given")) for entry in quarantine),
+        forgetting=_read_table(folder / "forgetting.json"),
+        low_label=_read_table(folder / "low_label.json"),
     )
 
 
@@ -111,6 +117,15 @@ def read_lines_of(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: expected an object with an integer `step`, got {line:.80}")
         entries.append(entry)
     return entries
+
+
+def _read_table(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); remove the file") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:

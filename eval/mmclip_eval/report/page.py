@@ -11,6 +11,7 @@ from mmclip_eval.report.curves import Chapter, chapters
 from mmclip_eval.report.dataset_section import DatasetSection, Extent, dataset_section
 from mmclip_eval.report.environment import environment, stylesheet
 from mmclip_eval.report.evidence import Evidence
+from mmclip_eval.report.finetuning import finetuning_chapters
 from mmclip_eval.report.history import History, read_history
 from mmclip_eval.report.overview import overview
 from mmclip_eval.report.scores import ScoredSet, gather_results, score_groups, scored_sets, track_end
@@ -70,7 +71,7 @@ def render_page(
     classified = [one.dataset.config.name for one in shown if one.class_embed is not None]
     groups = score_groups(results, subject.weights_sha256, classified)
     scored = scored_sets(groups)
-    parts = chapters(history)
+    parts = [*finetuning_chapters(history), *chapters(history)]
     sets = [
         dataset_section(one, subject.logit_scale or 1.0, extent_of(len(shown)), i) for i, one in enumerate(shown, 1)
     ]

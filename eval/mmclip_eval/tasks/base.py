@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmclip.config import config
+from mmclip.towers.class_head import ClassHead
 from mmclip_eval.eval_dataset import EvalDataset, Part, SetConfig
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.zero_shot import EncodeTexts, class_weights
@@ -69,6 +70,8 @@ class TaskContext:
     """Inverse temperature that the model was trained to multiply cosines by."""
     seed: int = 0
     """For everything that is drawn."""
+    class_head: ClassHead | None = None
+    """The classifier that the weights carry, where they do."""
     encode: Callable[[str], Encoded] | None = None
     """Encodes a related set by its role; see `EvalTask.related`."""
 

@@ -10,6 +10,7 @@ from mmclip.errors import UserError
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.tasks.base import EvalTask
 from mmclip_eval.tasks.calibration import Calibration
+from mmclip_eval.tasks.classifier import ClassifierTask
 from mmclip_eval.tasks.few_shot import FewShot
 from mmclip_eval.tasks.image_caption_selection import ImageCaptionSelection
 from mmclip_eval.tasks.knn import Knn
@@ -35,6 +36,7 @@ AnyTask = (
     | Calibration
     | Robustness
     | OodDetection
+    | ClassifierTask
 )
 """The union is the registry; where a set declares nothing, the first that fits is taken."""
 

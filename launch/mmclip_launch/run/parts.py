@@ -53,6 +53,8 @@ def fit_parts(
             batches = finish_on_device(loaded, data, run.step.module.towers.spec, device)
             del loaded
             progress = fit(run.step, batches, progress, part.end_step, device, hooks)
+            if progress.step < part.end_step:  # an evaluation ended the run
+                break
     return progress
 
 

@@ -6,7 +6,7 @@ Cheap checks come first, and none imports open_clip, which takes longer than all
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from mmclip.towers.weights import CONFIG_FILE, WEIGHTS_FILE, read_config
 from mmclip.training.checkpoint import newest_checkpoint
 from mmclip.training.resolution import parts_of
 from mmclip_data.loading.census import refuse_small, refuse_unusable
+from mmclip_data.loading.chosen import PartOfSource
 from mmclip_data.loading.mixture import order_of
 from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.planned import Layout
@@ -27,6 +28,7 @@ from mmclip_data.loading.stream_loader import refuse_resume, refuse_unusable_str
 from mmclip_data.loading.streaming import StreamingConfig
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_launch.faults import free_bytes
+from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.folder import CONFIG, refuse_changes
 from mmclip_launch.run.peers import refuse_too_few_devices, world_size
@@ -61,16 +63,36 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     refuse_unwritable(folder)
     Layout(config.global_batch_size, 0, world_size())
     _check_model(config.model)
+    if config.objective.type == "distill":
+        _check_teacher(config.objective.teacher)
     if config.resume_open_clip is not None and not Path(config.resume_open_clip).is_file():
         raise UserError(f"resume_open_clip={config.resume_open_clip!r}: no such file; expected open_clip's epoch_N.pt")
     steps = config.length.total_steps(config.global_batch_size, _check_data(config, warn))
     config.schedule.warmup(steps * config.global_batch_size)
     parts_of(config.resolution, (0, 0), steps, config.global_batch_size)  # the model's own size is not known yet
-    datasets = open_datasets(config.evaluation.datasets)
+    _refuse_unknown_set(config)
+    datasets = open_datasets(config.measured_sets)
     step = -1 if is_new else _newest_step(folder, warn)
     if isinstance(config.data.source, StreamingConfig):
         refuse_resume(config.data.source, max(0, step) * config.global_batch_size)
     return Checked(is_new, step, datasets)
+
+
+def _check_teacher(source: str) -> None:
+    if not source:
+        raise UserError(
+            "objective.teacher is empty: expected a source of weights, as model.init takes (--objective.teacher)"
+        )
+    source_folder(source)
+
+
+def _refuse_unknown_set(config: RunConfig) -> None:
+    metric, names = config.early_stopping.metric, [one.name for one in config.measured_sets]
+    if metric is not None and metric.partition("/")[0] not in names:
+        raise UserError(
+            f"early_stopping.metric={metric!r}: no evaluation set is named {metric.partition('/')[0]!r}; there are: "
+            f"{', '.join(names) or 'none'}"
+        )
 
 
 def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
@@ -78,9 +100,11 @@ def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
     if isinstance(config.data.source, StreamingConfig):
         refuse_unusable_stream(config.data.source, config.data.captions, world_size())
         return config.data.source.samples
-    opened = open_source(config.data.source, config.data.captions)
+    opened = open_source(config.data.source, config.data.caption_fields)
     for line in refuse_unusable(opened, config.data.max_bad_fraction):
         warn(line)
+    chosen = choose_samples(config.data)
+    opened = opened if chosen is None else replace(opened, source=PartOfSource(opened.source, chosen))
     order = order_of(opened.source, config.data.plan, config.seed)
     refuse_small(opened, order, config.global_batch_size)
     return order.samples_per_epoch

@@ -8,6 +8,7 @@ tasks = ["zero_shot_classification"]
 
 from pathlib import Path
 
+import mmclip_eval
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_eval.datasets import EvalDatasetConfig
@@ -20,6 +21,26 @@ class SuiteConfig:
 
     datasets: tuple[EvalDatasetConfig, ...]
     """Each a `[[datasets]]` table; paths are those of the working directory, as in a run file."""
+
+
+PACKAGED = "packaged:"
+
+
+def suite_path(name: str) -> Path:
+    """The file of a suite: `packaged:NAME` is one of those that come with mmclip.
+
+    Raises:
+        UserError: there is no packaged suite of the name.
+    """
+    if not name.startswith(PACKAGED):
+        return Path(name)
+    folder = Path(mmclip_eval.__file__).parent / "suites"
+    path = folder / f"{name.removeprefix(PACKAGED)}.toml"
+    if not path.is_file():
+        raise UserError(
+            f"no suite {name!r}: expected one of {', '.join(PACKAGED + one.stem for one in folder.glob('*.toml'))}"
+        )
+    return path
 
 
 def read_suite(path: Path) -> tuple[EvalDatasetConfig, ...]:

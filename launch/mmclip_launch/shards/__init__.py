@@ -40,6 +40,7 @@ MAKERS = {
     ),
     "idx": Job(f"{PIPELINES}.idx", "IdxConfig", "make_idx", "MNIST's format"),
     "emoji": Job(f"{PIPELINES}.emoji", "EmojiConfig", "make_emoji", "the pictures that come with mmclip"),
+    "stamps": Job(f"{PIPELINES}.stamps", "StampsConfig", "make_stamps", "Tux Paint's stamps, out of Debian's package"),
 }
 REWRITERS = {
     "repack": Job(

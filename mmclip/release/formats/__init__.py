@@ -3,9 +3,11 @@
 from mmclip.release.formats.onnx import OnnxWriter
 from mmclip.release.formats.open_clip import OpenClipWriter
 from mmclip.release.formats.safetensors import SafetensorsWriter
+from mmclip.release.formats.transformers import TransformersWriter
 from mmclip.release.formats.writer import Writer
 
-FORMATS: dict[str, Writer] = {writer.name: writer for writer in (OpenClipWriter(), SafetensorsWriter(), OnnxWriter())}
+WRITERS = (OpenClipWriter(), TransformersWriter(), SafetensorsWriter(), OnnxWriter())
+FORMATS: dict[str, Writer] = {writer.name: writer for writer in WRITERS}
 """By the word that `mmclip export --format` takes."""
 
 DEFAULT_FORMAT = "open_clip"

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from mmclip.errors import UserError
 from mmclip.release.formats.comparison import CHECK_TEXTS, check_pictures, does_not_open, largest_difference
+from mmclip.towers.own_keys import why_not_stock
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import CONFIG_FILE, WEIGHTS_FILE, save_weights
 
@@ -20,6 +22,12 @@ class OpenClipWriter:
     files = frozenset({CONFIG_FILE, WEIGHTS_FILE})
 
     def write(self, model: TwoTower, folder: Path) -> None:
+        reason = why_not_stock(model.model_cfg)
+        if reason is not None:
+            raise UserError(
+                f"stock open_clip cannot build these towers: {reason}; nothing was written. --format transformers keeps all of "
+                "it, and mmclip opens its own checkpoints as they are"
+            )
         save_weights(model, folder)
 
     def difference(self, model: TwoTower, folder: Path) -> float:

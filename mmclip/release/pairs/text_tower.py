@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.release.hf_files import hf_folder, hf_tensors
+from mmclip.release.hf.files import hf_folder, hf_tensors
 from mmclip.towers.weights import read_json
 
 POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler", "pooled": "cls_pooler"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mmclip.errors import UserError
+from mmclip.release.sources.conse import load_conse
 from mmclip.release.sources.folder import load_path, model_folder, weights_of
 from mmclip.release.sources.hub import load_hub
 from mmclip.release.sources.open_clip_registry import load_released
@@ -21,20 +22,22 @@ KINDS: dict[str, Callable[[str], TwoTower]] = {
     "hf-hub": load_hub,
     "transformers": load_transformers,
     "timm": load_pair,
+    "conse": load_conse,
 }
 """By the word before the colon, what reads the rest; everything else is a path."""
 
 GRAMMAR = (
     "a run, a checkpoint, a folder of open_clip or transformers, open_clip:ARCH/TAG, open_clip:ARCH/FILE, "
-    "hf-hub:ORG/NAME, transformers:ID_OR_FOLDER, or timm:NAME@FILE+hf:ID_OR_FOLDER"
+    "hf-hub:ORG/NAME, transformers:ID_OR_FOLDER, timm:NAME@FILE+hf:ID_OR_FOLDER, or conse: and such a pair"
 )
 
 
 def load(source: str | Path, device: str | torch.device = "cpu", *, raw: bool = False) -> TwoTower:
     """A trained model, in evaluation mode, from wherever it stands.
 
-    `source` is one of `GRAMMAR`; `local-dir:` may stand before a path. A run is its newest checkpoint that verifies; where
-    it averages its weights it is the average, and `raw` takes the weights themselves.
+    `source` is one of `GRAMMAR`; `local-dir:` may stand before a path. A run is its best checkpoint where it
+    was chosen by a figure, else the newest that verifies; where it averages its weights it is the average, and `raw` takes
+    the weights themselves.
 
     Raises:
         UserError: nothing loadable is there; the message says what was looked for.

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from mmclip.envelope import MANIFEST, verify
 from mmclip.errors import UserError
-from mmclip.release.hf_files import WEIGHTS as HF_WEIGHTS
-from mmclip.release.sources.transformers_folder import HF_CONFIG_NAME, is_transformers, load_transformers_folder
+from mmclip.release.hf.files import CONFIG
+from mmclip.release.hf.files import WEIGHTS as HF_WEIGHTS
+from mmclip.release.sources.transformers_folder import is_transformers, load_transformers_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged, load_weights
-from mmclip.training.checkpoint import newest_checkpoint
+from mmclip.training.checkpoint import newest_checkpoint, result_of
 
 PEFT_CONFIG = "adapter_config.json"
 
@@ -32,7 +33,7 @@ def weights_of(folder: Path, raw: bool = False) -> Path | None:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that holds the weights: `path` itself, or the newest whole checkpoint of the run at `path`.
+    """The folder that holds the weights: `path` itself, or of the run at `path` its result, else its newest whole checkpoint.
 
     Raises:
         UserError: there is neither.
@@ -50,12 +51,15 @@ def model_folder(path: str | Path) -> Path:
             f"{folder} holds an adapter ({PEFT_CONFIG}), which is no model by itself: merge it into its base model and save "
             "that (peft's merge_and_unload, then save_pretrained), and give the merged folder"
         )
+    chosen = result_of(folder)
+    if chosen is not None:
+        verify(chosen.folder)
+        return chosen.folder
     skipped: list[str] = []
     newest = newest_checkpoint(folder, skipped.append)
     if newest is None:
         tried = f"; {len(skipped)} are damaged, the newest: {skipped[0]}" if skipped else ""
         raise UserError(
-            f"{folder} holds neither {CONFIG_FILE} nor {HF_CONFIG_NAME} nor a whole checkpoint under "
-            f"checkpoints/step-*{tried}"
+            f"{folder} holds neither {CONFIG_FILE} nor {CONFIG} nor a whole checkpoint under checkpoints/step-*{tried}"
         )
     return newest

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 
@@ -55,14 +55,17 @@ def load_pair(rest: str) -> TwoTower:
     Raises:
         UserError: the string is no pair, or a tower cannot be had.
     """
-    image_name, file, text_name, options = parsed(rest)
+    image_name, file, text_name, options = parsed(rest, PairOptions)
     image = read_image_tower(image_name, file, options.image_size)
     text = read_text_tower(text_name, options.pooler, options.context_length)
     return join(image, text, options)
 
 
-def parsed(rest: str) -> tuple[str, Path | None, str, PairOptions]:
-    """The image model, its file, the text encoder and the options.
+Options = TypeVar("Options")
+
+
+def parsed(rest: str, kind: type[Options]) -> tuple[str, Path | None, str, Options]:
+    """The image model, its file, the text encoder and the options, whose fields are those of `kind`.
 
     Raises:
         UserError: the string is no pair, or an option is unknown.
@@ -71,11 +74,11 @@ def parsed(rest: str) -> tuple[str, Path | None, str, PairOptions]:
     if match is None:
         raise UserError(f"'timm:{rest}' is no pair of towers: expected {GRAMMAR}")
     file = Path(match["file"]) if match["file"] else None
-    return match["image"], file, match["text"], _options(match["options"] or "")
+    return match["image"], file, match["text"], _options(match["options"] or "", kind)
 
 
-def _options(words: str) -> PairOptions:
-    kinds = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(PairOptions).items()}
+def _options(words: str, kind: type[Options]) -> Options:
+    kinds = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(kind).items()}
     given: dict[str, Any] = {}
     for word in filter(None, words.split(",")):
         name, _, value = word.partition("=")
@@ -85,7 +88,7 @@ def _options(words: str) -> PairOptions:
             given[name] = int(value) if int in kinds[name] else value
         except ValueError as error:
             raise UserError(f"#{word}: expected an integer") from error
-    return PairOptions(**given)
+    return kind(**given)
 
 
 def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
@@ -127,8 +130,8 @@ def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = TwoTower(model_cfg, image.spec, Tokenizer(text_cfg, text.folder))
-    _fill(model.backbone.visual.trunk, image.tensors, (f"{image.classifier}.",), f"timm:{image.timm_name}")
-    _fill(model.backbone.text.transformer, _own_names(text.tensors, text.config), PARTS_OUTSIDE, f"hf:{text.name}")
+    fill_part(model.backbone.visual.trunk, image.tensors, (f"{image.classifier}.",), f"timm:{image.timm_name}")
+    fill_part(model.backbone.text.transformer, _own_names(text.tensors, text.config), PARTS_OUTSIDE, f"hf:{text.name}")
     refuse_other_tokenizer(model.tokenizer, model_cfg["text_cfg"], f"hf:{text.name}")
     return model
 
@@ -139,7 +142,7 @@ def _own_names(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _fill(part: torch.nn.Module, tensors: Mapping[str, torch.Tensor], outside: tuple[str, ...], where: str) -> None:
+def fill_part(part: torch.nn.Module, tensors: Mapping[str, torch.Tensor], outside: tuple[str, ...], where: str) -> None:
     """Load everything but what belongs `outside`, strictly."""
     state = part.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if name in state or not _is_outside(name, outside)}

@@ -22,9 +22,9 @@ from mmclip_data.features.encode_once import SourcePictures
 from mmclip_data.loading import loader as loader_module
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_data.shards.read import ShardReader
-from mmclip_launch.run import image_features
+from mmclip_launch.run import features
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.image_features import encode_once
+from mmclip_launch.run.features import encode_once
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import assemble, build_accelerator, train
 
@@ -136,13 +136,13 @@ def test_steps_read_and_decode_no_picture(flags: tuple[str, ...], tmp_path: Path
 
 def test_a_second_run_and_a_resume_take_the_features_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     encoded: list[int] = []
-    embed = image_features._embed
+    embed = features._embed
 
-    def counted(towers: Any, precision: Any, images: torch.Tensor) -> torch.Tensor:
+    def counted(towers: Any, images: torch.Tensor) -> torch.Tensor:
         encoded.append(len(images))
-        return embed(towers, precision, images)
+        return embed(towers, images)
 
-    monkeypatch.setattr(image_features, "_embed", counted)
+    monkeypatch.setattr(features, "_embed", counted)
     first = start(tmp_path)
     assert len(encoded) == 4  # 254 pictures in chunks of 64
     expected = losses(first)
@@ -179,17 +179,17 @@ def test_bad_pictures_are_replaced_and_named(tmp_path: Path, monkeypatch: pytest
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mmclip_launch.run import image_features
+from mmclip_launch.run import features
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
-image_features.BLOCK_ROWS = 64
-embed, calls = image_features._embed, []
+features.BLOCK_ROWS = 64
+embed, calls = features._embed, []
 def embed_and_die(*arguments):
     calls.append(0)
     if len(calls) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
     return embed(*arguments)
-image_features._embed = embed_and_die
+features._embed = embed_and_die
 train(load_run_config(Path(sys.argv[1])), resume=True)
 print("calls", len(calls))
 """

@@ -1,0 +1,62 @@
+"""`distill`: a larger teacher's similarities beside the pairs' own (CLIP-KD, Yang et al. 2024, section 3.3)."""
+
+from typing import Literal
+
+from torch import nn
+
+from mmclip.batch import ObjectiveOutput, TowerOutput
+from mmclip.config import config
+from mmclip.errors import UserError
+from mmclip.objectives.base import ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
+from mmclip.ops.distill import distill
+from mmclip.ops.infonce import infonce
+
+
+@config
+class DistillConfig(ContrastiveConfig):
+    """InfoNCE on the pairs, and the cross-entropy of the softmax over the batch under a teacher's."""
+
+    type: Literal["distill"] = "distill"
+    teacher: str = ""
+    """The teacher: a source of weights, as `model.init` takes. It must read captions with the same tokenizer."""
+    weight: float = 0.5
+    """Share of the teacher's part in the loss; the rest is the pairs'."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.weight <= 1:
+            raise UserError(f"objective.weight={self.weight}: expected a share above 0, at most 1, such as 0.5")
+
+    def build(self) -> "DistillObjective":
+        """The objective of this configuration."""
+        return DistillObjective(self)
+
+
+class DistillObjective(nn.Module):
+    """Which caption fits a picture how well is learnt from the teacher, and that its own fits best from the pair."""
+
+    def __init__(self, settings: DistillConfig) -> None:
+        super().__init__()
+        self.settings = settings
+        self.needs = ObjectiveNeeds(pair_labels=settings.duplicates != "negative", teacher=settings.teacher)
+
+    def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
+        """The weighted sum; both parts are reported."""
+        assert context.teacher is not None, "the training module has a teacher where the objective needs one"
+        options, taught, share = vars(pair_options(self.settings, context)), context.teacher, self.settings.weight
+        embeds = outputs.image_embed, outputs.text_embed, outputs.logit_scale
+        own = output_of(infonce(*embeds, **options))
+        from_teacher = distill(
+            *embeds,
+            taught.image_embed,
+            taught.text_embed,
+            taught.logit_scale,
+            implementation=self.settings.implementation,
+            tile=self.settings.tile,
+        )
+        report = {**own.report, "pairs_loss": own.loss.detach(), "teacher_loss": from_teacher.detach()}
+        return ObjectiveOutput(loss=(1 - share) * own.loss + share * from_teacher, report=report)
+
+    def on_optimizer_step(self, context: ObjectiveContext) -> None:
+        """Nothing: this objective has no state, and the teacher never changes."""
