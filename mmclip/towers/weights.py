@@ -209,8 +209,9 @@ def _weights_in(folder: Path) -> Path:
 
 
 def file_tensors(model: TwoTower) -> dict[str, Tensor]:
-    """The weights as a file of open_clip has them."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
+    """The weights as a file of open_clip has them, adapters merged into them."""
+    found = model.plain_state().items()
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(())  # open_clip's files hold 0-d scalars
