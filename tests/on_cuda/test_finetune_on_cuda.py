@@ -90,5 +90,5 @@ def test_text_tower_learns_over_features_of_a_locked_image_tower(start: Path):
 
 
 def test_student_learns_from_a_teacher(start: Path):
-    flags = ("--objective.type", "distill", "--objective.teacher", str(start))
+    flags = ("--objective.type", "distill", "--objective.teacher", str(start), "--optimizer.lr", "0.0003")
     loses(run_to(start.parent / "student", *flags))
