@@ -69,12 +69,12 @@ def recipe(name: str, flags: Sequence[str]) -> RunConfig:
     config = load_run_config(path, long, program=f"mmclip finetune {name}")
     if config.model.init is None:
         raise UserError(
-            f"mmclip finetune {name}: no weights to start from: expected --init SOURCE, such as a run folder, local-dir:FOLDER "
+            f"finetune {name}: no weights to start from: expected --init SOURCE, such as a run folder, local-dir:FOLDER "
             "or open_clip:ViT-B-32/laion2b_s34b_b79k; `mmclip models` lists what loads"
         )
     if is_packaged and not any(flag.startswith("--data.source.") for flag in long):
         raise UserError(
-            f"mmclip finetune {name}: nothing to learn from: expected --data SHARDS (a folder of shards from `mmclip shards "
+            f"finetune {name}: nothing to learn from: expected --data SHARDS (a folder of shards from `mmclip shards "
             "make`, a pattern, or embedded:emoji/unseen-style-fluent.tar to try it out)"
         )
     return config

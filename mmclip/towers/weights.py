@@ -13,7 +13,7 @@ from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.class_head import load_head, save_head
-from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock
+from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock, refuse_conse
 from mmclip.towers.tensors import read_tensors, refuse_cut_weights, unreadable
 from mmclip.towers.tokens import refuse_other_tokenizer
 from mmclip.towers.two_tower import TwoTower
@@ -36,6 +36,7 @@ KEYS = {"Missing": "it lacks", "Unexpected": "it has an unknown"}
 
 def save_weights(model: TwoTower, folder: Path) -> None:
     """Write weights, configuration and tokenizer files into an existing folder."""
+    refuse_conse(model.model_cfg, str(folder))
     save_tensors(model, folder / WEIGHTS_FILE)
     save_config(model, folder)
 
@@ -208,8 +209,9 @@ def _weights_in(folder: Path) -> Path:
 
 
 def file_tensors(model: TwoTower) -> dict[str, Tensor]:
-    """The weights as a file of open_clip has them."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
+    """The weights as a file of open_clip has them, adapters merged into them."""
+    found = model.plain_state().items()
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(())  # open_clip's files hold 0-d scalars

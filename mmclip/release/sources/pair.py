@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
+from pydantic import ValidationError
 
 from mmclip.config import config
 from mmclip.errors import UserError
@@ -88,7 +89,10 @@ def _options(words: str, kind: type[Options]) -> Options:
             given[name] = int(value) if int in kinds[name] else value
         except ValueError as error:
             raise UserError(f"#{word}: expected an integer") from error
-    return kind(**given)
+    try:
+        return kind(**given)
+    except ValidationError as error:  # pydantic wraps what a check of ours says
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
