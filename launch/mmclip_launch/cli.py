@@ -18,7 +18,10 @@ VERBS = {
         "embeddings in clip-retrieval's layout: mmclip embed CHECKPOINT --data SHARDS --output FOLDER",
     ),
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN, or --results PATH..."),
-    "shards": ("mmclip_launch.shards", "shards make folder|idx|emoji, shards index PATH: data in WebDataset tars"),
+    "shards": (
+        "mmclip_launch.shards",
+        "shards make folder|idx|emoji|stamps, shards index PATH: data in WebDataset tars",
+    ),
     "models": ("mmclip_launch.models", "architectures and released weights that load: mmclip models [WORD ...]"),
     "interpolate": (
         "mmclip_launch.interpolate",

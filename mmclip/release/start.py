@@ -8,6 +8,7 @@ from torch import nn
 from mmclip.errors import UserError
 from mmclip.release.sources import load
 from mmclip.towers.architecture import ModelConfig, model_cfg_of
+from mmclip.towers.own_keys import refuse_conse
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.two_tower import TwoTower, initial_log_scale
 
@@ -24,6 +25,7 @@ def create(config: ModelConfig, needs_logit_bias: bool, towers: TowersConfig | N
     """
     if config.init is not None:
         model = load(config.init).train()
+        refuse_conse(model.model_cfg, f"model.init={config.init!r}")
         if config.image_size is not None:
             model.set_image_size(config.image_size)
         if config.context_length is not None:

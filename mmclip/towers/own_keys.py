@@ -10,14 +10,31 @@ from typing import Any
 
 from torch import nn
 
+from mmclip.errors import UserError
+
 TIMM_SIZES = "mmclip_timm_kwargs"
 """In `vision_cfg`: arguments that timm's model of that name is built with. Stock open_clip refuses the unknown key."""
 HF_CONFIG = "mmclip_hf_config"
 """In `text_cfg`: the encoder's own configuration. Folders keep it in `HF_CONFIG_FILE`, so that stock open_clip opens them."""
 HF_CONFIG_FILE = "hf_text_config.json"
+CONSE = "mmclip_conse"
+"""What tells a model of ConSE from a pair of towers; such a model has nothing that learns or could be saved."""
 
 STAND_IN = {"image_size": 8, "patch_size": 8, "width": 64, "layers": 1}
 """A small image tower that is built and thrown away, where open_clip cannot build the real one."""
+
+
+def refuse_conse(model_cfg: Mapping[str, Any], what: str) -> None:
+    """Refuse a model that no folder can hold.
+
+    Raises:
+        UserError: it is one of ConSE.
+    """
+    if CONSE in model_cfg:
+        raise UserError(
+            f"{what}: ConSE has no weights of its own and none that learn: take the pair of towers that it is made of "
+            "(the same source without conse:), or score it by mmclip eval"
+        )
 
 
 def for_stock(model_cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:

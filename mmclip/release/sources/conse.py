@@ -1,16 +1,19 @@
 """`conse:timm:NAME[@FILE]+hf:ID_OR_FOLDER[#key=value,...]`: the line that a trained pair of towers must beat."""
 
+from typing import Any
+
+from torch import nn
+
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.release.pairs.image_tower import ImageTower, read_image_tower
 from mmclip.release.pairs.text_tower import read_text_tower
 from mmclip.release.sources.pair import PairOptions, fill_part, join, parsed
 from mmclip.towers.conse import ConvexCombination
+from mmclip.towers.own_keys import CONSE
 from mmclip.towers.two_tower import TwoTower
 
 GRAMMAR = "conse:timm:NAME[@FILE]+hf:ID_OR_FOLDER[#key=value,...]"
-CONSE = "mmclip_conse"
-"""In `model_cfg`: what tells such a model from a pair; no folder of open_clip's can hold one."""
 
 
 @config
@@ -63,11 +66,11 @@ def class_names() -> list[str]:
     return list(IMAGENET_CLASSNAMES)
 
 
-def _classifier(image: ImageTower, classes: int) -> object:
+def _classifier(image: ImageTower, classes: int) -> nn.Module:
     import timm
 
     where = f"conse:timm:{image.timm_name}"
-    model = timm.create_model(image.timm_name, pretrained=False)
+    model: Any = timm.create_model(image.timm_name, pretrained=False)
     weight = image.tensors.get(f"{image.classifier}.weight")
     if weight is None:
         raise UserError(f"{where}: the file has no classifier, which ConSE takes its classes from: take another file")

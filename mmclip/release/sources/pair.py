@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
+from pydantic import ValidationError
 
 from mmclip.config import config
 from mmclip.errors import UserError
@@ -88,7 +89,10 @@ def _options(words: str, kind: type[Options]) -> Options:
             given[name] = int(value) if int in kinds[name] else value
         except ValueError as error:
             raise UserError(f"#{word}: expected an integer") from error
-    return kind(**given)
+    try:
+        return kind(**given)
+    except ValidationError as error:  # pydantic wraps what a check of ours says
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
@@ -107,6 +111,10 @@ def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
                 f"{tower}_proj=none, but the {tower} tower gives {width} numbers and embed_dim={embed_dim}: "
                 "make them equal, or take a linear projection"
             )
+    if options.image_proj == "none" and not image.pool:
+        raise UserError(
+            f"image_proj=none, and timm's {image.timm_name} does not say how it pools: take a linear projection"
+        )
     text_cfg = {
         "hf_model_name": text.name,
         "hf_tokenizer_name": text.name,
@@ -121,7 +129,7 @@ def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
         "custom_text": True,
         "vision_cfg": {
             "timm_model_name": image.timm_name,
-            "timm_pool": "",
+            "timm_pool": image.pool,
             "timm_proj": options.image_proj,
             "image_size": size[0] if size[0] == size[1] else list(size),
         },

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmclip.errors import UserError
 from mmclip_data.loading.sources import IndexedTarsConfig
-from mmclip_data.pipelines.stamps import DEV, INSIDE, STAMPS, TEST, Stamp, StampsConfig, make_stamps, read_stamps, split
+from mmclip_data.pipelines.stamps import INSIDE, STAMPS, TEST, Stamp, StampsConfig, make_stamps, read_stamps, split
 
 
 def put(root: Path, name: str, text: str, picture: bool = True) -> None:
@@ -45,12 +45,12 @@ def stamp(number: int, sentence: str) -> Stamp:
     return Stamp(Path(f"food/{number:03d}"), b"", sentence, {})
 
 
-def test_each_stamp_is_in_one_part_and_no_sentence_of_dev_and_test_is_another_ones():
+def test_each_stamp_is_in_one_part_and_no_sentence_of_the_test_is_another_ones():
     stamps = [stamp(n, f"Food {n}.") for n in range(300)] + [stamp(n, "A flower.") for n in range(300, 310)]
     parts = split(stamps)
-    assert {name: len(part) for name, part in parts.items()} == {"train": 310 - TEST - DEV, "dev": DEV, "test": TEST}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 310 - TEST, "test": TEST}
     assert sorted(s for part in parts.values() for s in part) == sorted(stamps)
-    judged = [s.sentence for name in ("dev", "test") for s in parts[name]]
+    judged = [s.sentence for s in parts["test"]]
     assert len(set(judged)) == len(judged)
     assert "A flower." not in judged
     more = split([*stamps, stamp(999, "One more.")])
@@ -64,7 +64,7 @@ def test_the_package_gives_538_stamps(tmp_path: Path):
     if not (cache / STAMPS.file).is_file() and not (cache / f"{STAMPS.name}-{STAMPS.version}" / INSIDE).is_dir():
         pytest.skip(f"no {STAMPS.file} in {cache}; `mmclip shards make stamps` fetches it")
     report = make_stamps(StampsConfig(output=tmp_path / "stamps", cache=cache))
-    assert report.counts == {"train": 380, "dev": 50, "test": 108, "categories": 15}
+    assert report.counts == {"train": 430, "test": 108, "categories": 15}
     assert {reason: len(names) for reason, names in report.skipped.items()} == {
         "letters and symbols": 249,
         "no PNG": 165,
@@ -73,5 +73,5 @@ def test_the_package_gives_538_stamps(tmp_path: Path):
     facts = [json.loads(source.read(0, row)["json"]) for row in range(108)]
     assert all(len(fact["languages"]) > 20 for fact in facts)
     make_stamps(StampsConfig(output=tmp_path / "again", cache=cache))
-    for name in ("train", "dev", "test"):
+    for name in ("train", "test"):
         assert (tmp_path / f"stamps/{name}.tar").read_bytes() == (tmp_path / f"again/{name}.tar").read_bytes()
