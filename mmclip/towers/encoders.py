@@ -92,9 +92,15 @@ class Encoders:
         """Put locked parts into evaluation mode, after the whole model was put into training mode."""
         for part in self.locked:
             rest(part, self.settings.freeze_batch_norm)
+        if self.settings.rest_batch_norm:
+            for part in self.backbone.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
 
     def moving_batch_norms(self) -> list[str]:
         """Names of the batch norms whose statistics follow the batches of a training run."""
+        if self.settings.rest_batch_norm:
+            return []
         resting = self.locked if self.settings.freeze_batch_norm else []
         frozen = {part for locked in resting for part in locked.modules()}
         parts = self.backbone.named_modules()

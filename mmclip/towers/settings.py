@@ -71,6 +71,9 @@ class TowersConfig:
     """Groups at the end of a locked text tower that train, counted as open_clip does."""
     freeze_batch_norm: bool = True
     """Keep the statistics of batch norms in locked parts too; false moves them on, as open_clip does by default."""
+    rest_batch_norm: bool = False
+    """Let all batch norms use the statistics that the weights came with, and keep them: for fine-tuning, where those of a small
+    set would replace them within a few steps. Their gains and offsets learn."""
     lora: LoraTable = LoraTable()
 
     def __post_init__(self) -> None:
