@@ -19,7 +19,8 @@ def refuse_lost_runs(config: RunConfig) -> list[str]:
     if whole and lr >= LOST_LR:
         raise UserError(
             f"optimizer.lr={lr:g}: at {LOST_LR:g} and above a pretrained tower is learnt anew, and what it could do is lost; "
-            "expected about 1e-5, or lock a tower (towers.lock_image, towers.lock_text); `mmclip train` refuses nothing"
+            "expected about 1e-5, or lock the towers or adapt them (towers.lock_image, towers.lock_text, towers.lora); "
+            "`mmclip train` refuses nothing"
         )
     if whole and lr > LARGE_LR:
         warnings.append(

@@ -139,6 +139,8 @@ def test_what_loses_runs_is_refused_or_named(start: Path, tmp_path: Path):
     given = ["--init", str(start), "--data", "embedded:emoji/unseen-style-fluent.tar"]
     with pytest.raises(UserError, match="a pretrained tower is learnt anew"):
         refuse_lost_runs(finetune.recipe("contrastive", [*given, "--optimizer.lr", "1e-3"]))
+    adapted = [*given, "--optimizer.lr", "1e-3", "--towers.lora.rank", "4"]
+    assert not refuse_lost_runs(finetune.recipe("contrastive", adapted))
     (line,) = refuse_lost_runs(finetune.recipe("contrastive", [*given, "--optimizer.lr", "5e-4"]))
     assert "optimizer.lr=0.0005 is large" in line
     config = finetune.recipe("contrastive", [*given, "--schedule.warmup_samples", "1280"])
