@@ -66,6 +66,12 @@ class Tokenizer:
                 f"tokenizer {source!r} cannot be loaded ({str(error).splitlines()[0]}); "
                 "expected transformers (pip install mmclip[hf]), and its files in the checkpoint folder or a reachable hub"
             ) from error
+        inner = self._tokenizer.tokenizer
+        if not inner.get_vocab().keys() - set(inner.all_special_tokens):  # transformers makes an empty one in silence
+            raise UserError(
+                f"tokenizer {source!r} knows no word: its vocabulary (tokenizer.json, vocab.json, vocab.txt, *.model) is "
+                "missing; copy the tokenizer's files from where the weights come from"
+            )
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "batch token"]:
         """Token ids of `context_length` columns; longer captions are cut and keep their end token."""

@@ -31,7 +31,9 @@ CARD = "README.md"
 def main(arguments: Sequence[str]) -> None:
     """Parse the command line and export."""
     parser = Arguments(prog="mmclip export", description="Weights for others, with a model card.")
-    parser.add_argument("checkpoint", help="a run, a checkpoint, local-dir:FOLDER, or open_clip:ARCH/TAG")
+    parser.add_argument(
+        "checkpoint", help="a run, a checkpoint, a folder or file of others, or a name (docs: weights.md)"
+    )
     parser.add_argument("folder", type=Path, help="the folder to write")
     parser.add_argument(
         "--format", choices=tuple(FORMATS), default=DEFAULT_FORMAT, help=f"of the folder (default: {DEFAULT_FORMAT})"

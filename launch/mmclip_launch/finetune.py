@@ -2,9 +2,11 @@
 
 mmclip finetune contrastive --init runs/demo --data embedded:emoji/unseen-style-fluent.tar
 mmclip finetune flyp --init open_clip:ViT-B-32/laion2b_s34b_b79k --data data/leaves/train --max-forgetting 0.02
+torchrun --nproc_per_node 2 -m mmclip_launch.finetune flyp --init SOURCE --data data/leaves/train
 mmclip finetune few_shot --init runs/demo --data data/fashion-mnist/train --test data/fashion-mnist --shots 1 2 4 8 16
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,12 +71,12 @@ def recipe(name: str, flags: Sequence[str]) -> RunConfig:
     config = load_run_config(path, long, program=f"mmclip finetune {name}")
     if config.model.init is None:
         raise UserError(
-            f"mmclip finetune {name}: no weights to start from: expected --init SOURCE, such as a run folder, local-dir:FOLDER "
+            f"finetune {name}: no weights to start from: expected --init SOURCE, such as a run folder, local-dir:FOLDER "
             "or open_clip:ViT-B-32/laion2b_s34b_b79k; `mmclip models` lists what loads"
         )
     if is_packaged and not any(flag.startswith("--data.source.") for flag in long):
         raise UserError(
-            f"mmclip finetune {name}: nothing to learn from: expected --data SHARDS (a folder of shards from `mmclip shards "
+            f"finetune {name}: nothing to learn from: expected --data SHARDS (a folder of shards from `mmclip shards "
             "make`, a pattern, or embedded:emoji/unseen-style-fluent.tar to try it out)"
         )
     return config
@@ -104,3 +106,9 @@ def _long(flag: str) -> str:
 
 def _first_line(name: str) -> str:
     return packaged_recipe(name).read_text().splitlines()[0].lstrip("# ")
+
+
+if __name__ == "__main__":
+    from mmclip_launch.cli import run_verb
+
+    sys.exit(run_verb(main, sys.argv[1:]))

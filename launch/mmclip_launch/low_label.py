@@ -33,6 +33,7 @@ from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.drawing import Pass, draw_or_warn, subject_of
 from mmclip_launch.run.folder import CONFIG
 from mmclip_launch.run.heads import encoded_examples, fit_on
+from mmclip_launch.run.peers import world_size
 from mmclip_launch.run.retained import FORGETTING
 from mmclip_launch.run.tables import to_toml
 from mmclip_launch.screen import Screen
@@ -64,6 +65,8 @@ def low_label_curve(config: RunConfig, test: str | None, draws: Draws, screen: S
         UserError: the recipe does not learn from classes, or a class has too few samples.
         GuardError: a run has forgotten more than `retained.max_forgetting`, after all is measured.
     """
+    if world_size() > 1:
+        raise UserError(f"{world_size()} processes: a curve over --shots is drawn by one; start it without a launcher")
     opened = open_dataset(test_set(config, test))
     folder = Path(config.output)
     for shots in draws.shots:  # too few samples of a class are told before anything is trained

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch.nn import Parameter
 
 from mmclip.training.progress import Progress as RunProgress
 from mmclip_launch.output import Output
@@ -86,6 +87,13 @@ class Screen:
         )
         if progress.step:
             self.say(f"resuming at step {progress.step:,} ({progress.samples_seen:,} samples seen)")
+
+    def trained(self, parameters: Iterable[Parameter]) -> None:
+        """Say how many of the weights learn, where not all do."""
+        weights = list(parameters)
+        learn, total = (sum(w.numel() for w in weights if w.requires_grad >= least) for least in (True, False))
+        if learn < total:
+            self.say(f"{learn:,} of {total:,} weights learn ({100 * learn / total:.2f} %), the others rest")
 
     @contextmanager
     def progress(self, total_steps: int, done: int, global_batch_size: int) -> Iterator[Show]:

@@ -97,6 +97,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     for line in warn_of_warmup(config, run.total_steps):
         screen.warn(line)
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    screen.trained(run.step.module.parameters())
     encode_once(config, accelerator, run, screen)
     if not progress.step:
         fit_head(config, accelerator, run, screen)

@@ -16,6 +16,8 @@ from mmclip.towers.attention import attention
 
 Groups = tuple[tuple[int, int], ...]
 """Sequences and tokens of each group, in the order of the rows."""
+ADAPTER = "default"
+"""The name that peft gives the one adapter of a layer."""
 
 
 class RowBlock(ResidualAttentionBlock):
@@ -42,11 +44,11 @@ class RowBlock(ResidualAttentionBlock):
         )
 
     def _rest(self, rows: Tensor, mixed: Tensor) -> Tensor:
-        rows = rows + self.ls_1(self.attn.out_proj(mixed))
+        rows = rows + self.ls_1(_plain(self.attn).out_proj(mixed))
         return rows + self.ls_2(self.mlp(self.ln_2(rows)))
 
     def _attend(self, rows: Float[Tensor, "row width"], groups: Groups, causal: bool) -> Float[Tensor, "row width"]:
-        projected = F.linear(rows, self.attn.in_proj_weight, self.attn.in_proj_bias)
+        projected = _projected(self.attn, rows, slice(None))
         mixed = []
         for (sequences, tokens), part in zip(groups, _split(projected, groups), strict=True):
             query, key, value = self._heads(part, sequences, tokens, 3)
@@ -58,10 +60,8 @@ class RowBlock(ResidualAttentionBlock):
     ) -> Float[Tensor, "sequence width"]:
         """Keys and values of all rows, queries of one row a sequence; behind `column` no query looks."""
         width = rows.shape[1]
-        weights = self.attn.in_proj_weight.split([width, 2 * width])
-        biases = (None, None) if self.attn.in_proj_bias is None else self.attn.in_proj_bias.split([width, 2 * width])
-        queries = F.linear(rows.index_select(0, row), weights[0], biases[0])
-        projected = F.linear(rows, weights[1], biases[1])
+        queries = _projected(self.attn, rows.index_select(0, row), slice(None, width))
+        projected = _projected(self.attn, rows, slice(width, None))
         mixed, start = [], 0
         for (sequences, tokens), part in zip(groups, _split(projected, groups), strict=True):
             (query,) = self._heads(queries[start : start + sequences], sequences, 1, 1)
@@ -87,8 +87,8 @@ def take_rows(module: nn.Module) -> None:
 
 
 def takes_rows(block: Any) -> bool:
-    """Whether the block's own weights are all that its row forward would read; adapters may have replaced some."""
-    attn = getattr(block, "attn", None)
+    """Whether the block's own weights, and adapters of ours, are all that its row forward would read."""
+    attn: Any = _plain(getattr(block, "attn", None))
     return (
         isinstance(block, RowBlock)
         and type(attn) is nn.MultiheadAttention
@@ -97,6 +97,22 @@ def takes_rows(block: Any) -> bool:
         and not attn.add_zero_attn
         and attn.dropout == 0
     )
+
+
+def _plain(attn: Any) -> Any:
+    """The attention that peft's layer of low rank stands around, whose output projection has an adapter of its own."""
+    return getattr(attn, "base_layer", attn)
+
+
+def _projected(attn: Any, rows: Float[Tensor, "row width"], part: slice) -> Float[Tensor, "row projected"]:
+    """Queries, keys and values, or those of them that lie in `part`, with what an adapter adds."""
+    plain = _plain(attn)
+    bias = plain.in_proj_bias
+    projected = F.linear(rows, plain.in_proj_weight[part], None if bias is None else bias[part])
+    if plain is attn or attn.merged or attn.disable_adapters:
+        return projected
+    low = attn.lora_A[ADAPTER](attn.lora_dropout[ADAPTER](rows))
+    return projected + F.linear(low, attn.lora_B[ADAPTER].weight[part]) * attn.scaling[ADAPTER]
 
 
 def _split(rows: Tensor, groups: Groups) -> tuple[Tensor, ...]:

@@ -15,12 +15,12 @@ from mmclip.towers.abilities import TowerAbilities, abilities, refuse_impossible
 from mmclip.towers.backbone import build_backbone, is_channels_last
 from mmclip.towers.blocks import blocks_of, image_tower, recompute, text_tower
 from mmclip.towers.frozen import FrozenPart, TowerName, frozen_part
-from mmclip.towers.image import image_encoder
+from mmclip.towers.image import NativeImage, image_encoder
 from mmclip.towers.locking import lock_image, lock_text, locked_parts, rest
 from mmclip.towers.patches import Grid, gather_patches, kept_patches
 from mmclip.towers.resolution import image_grid, refuse_sizes, resize_context, resize_images
 from mmclip.towers.settings import TowersConfig
-from mmclip.towers.text import HuggingFaceText, text_encoder
+from mmclip.towers.text import HuggingFaceText, NativeText, text_encoder
 from mmclip.towers.text_groups import Lengths
 from mmclip.towers.trunk import Work
 
@@ -66,27 +66,41 @@ class Encoders:
             static_shapes=settings.compile,
         )
         towers = (image_tower(self.backbone), text_tower(self.backbone))
+        self._adapt()
         self._lock()
         for tower in towers if settings.activation_checkpointing else ():
             recompute(tower)
         for tower in towers if settings.compile else ():
             compile_blocks(tower, settings.compile_backend)
 
+    def _adapt(self) -> None:
+        if self.settings.adapters is not None:
+            from mmclip.towers.lora import add_adapters
+
+            rows = {"image": isinstance(self.image, NativeImage), "text": isinstance(self.text, NativeText)}
+            add_adapters(self.backbone, self.settings.adapters, rows)
+
     def _lock(self) -> None:
         if self.settings.lock_image:
             lock_image(self.backbone, self.settings.unlocked_image_groups)
         if self.settings.lock_text:
             lock_text(self.backbone, self.settings.unlocked_text_groups)
-        if self.settings.lock_image or self.settings.lock_text:
+        if self.settings.lock_image or self.settings.lock_text or self.settings.adapters is not None:
             self.locked = locked_parts(self.backbone)
 
     def rest_locked_parts(self) -> None:
         """Put locked parts into evaluation mode, after the whole model was put into training mode."""
         for part in self.locked:
             rest(part, self.settings.freeze_batch_norm)
+        if self.settings.rest_batch_norm:
+            for part in self.backbone.modules():
+                if isinstance(part, _BatchNorm):
+                    part.eval()
 
     def moving_batch_norms(self) -> list[str]:
         """Names of the batch norms whose statistics follow the batches of a training run."""
+        if self.settings.rest_batch_norm:
+            return []
         resting = self.locked if self.settings.freeze_batch_norm else []
         frozen = {part for locked in resting for part in locked.modules()}
         parts = self.backbone.named_modules()

@@ -6,6 +6,41 @@ from mmclip.config import config
 from mmclip.errors import UserError
 
 Switch = Literal["auto", "on", "off"]
+Tower = Literal["image", "text"]
+
+
+@config
+class LoraTable:
+    """Train low-rank adapters of the towers' blocks and nothing else (LoRA, Hu et al. 2022); scale and bias rest too."""
+
+    rank: int | None = None
+    """Of each adapter, such as 8; without it there are none. CLIP-LoRA (Zanella and Ben Ayed 2024) takes 2."""
+    alpha: int | None = None
+    """An adapter's output is scaled by alpha / rank; by default by 1."""
+    dropout: float = 0.0
+    """Of what goes into an adapter, drawn anew on each rank and in each micro-batch: above 0, a run on other ranks differs."""
+    towers: Literal["both", "image", "text"] = "both"
+    """Which towers get adapters; the other one is frozen."""
+    targets: tuple[str, ...] = ("attention",)
+    """attention (queries, keys, values, as CLIP-LoRA), linear (all linear layers of the blocks), or ends of layers' names."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("rank", self.rank), ("alpha", self.alpha)):
+            if value is not None and value < 1:
+                raise UserError(f"towers.lora.{name}={value}: expected at least 1, such as 8")
+        if self.rank is None and (
+            self.alpha or self.dropout or self.towers != "both" or self.targets != ("attention",)
+        ):
+            raise UserError("towers.lora without a rank makes no adapters: set towers.lora.rank, such as 8")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"towers.lora.dropout={self.dropout}: expected a share from 0 to below 1")
+        if not self.targets or not all(self.targets):
+            raise UserError(f"towers.lora.targets={list(self.targets)}: expected attention, linear, or ends of names")
+
+    @property
+    def of(self) -> tuple[Tower, ...]:
+        """The towers that get adapters."""
+        return ("image", "text") if self.towers == "both" else (self.towers,)
 
 
 @config
@@ -36,6 +71,10 @@ class TowersConfig:
     """Groups at the end of a locked text tower that train, counted as open_clip does."""
     freeze_batch_norm: bool = True
     """Keep the statistics of batch norms in locked parts too; false moves them on, as open_clip does by default."""
+    rest_batch_norm: bool = False
+    """Let all batch norms use the statistics that the weights came with, and keep them: for fine-tuning, where those of a small
+    set would replace them within a few steps. Their gains and offsets learn."""
+    lora: LoraTable = LoraTable()
 
     def __post_init__(self) -> None:
         if self.text_groups != "auto" and self.text_groups < 1:
@@ -57,4 +96,29 @@ class TowersConfig:
             raise UserError(
                 "towers.patch_dropout drops patches from an image tower that towers.lock_image keeps from learning: "
                 "remove one of the two"
+            )
+        if self.adapters is not None:
+            self._refuse_beside_lora(self.adapters)
+
+    @property
+    def adapters(self) -> LoraTable | None:
+        """The table of the adapters that are trained in place of weights; None where weights are."""
+        return None if self.lora.rank is None else self.lora
+
+    def _refuse_beside_lora(self, lora: LoraTable) -> None:
+        for tower in lora.of:
+            if getattr(self, f"lock_{tower}"):
+                raise UserError(
+                    f"towers.lock_{tower} beside adapters of the {tower} tower: adapters keep its weights as they are; remove "
+                    f"the lock, or leave the tower out of towers.lora.towers"
+                )
+        for tower in ("image", "text"):
+            if getattr(self, f"unlocked_{tower}_groups"):
+                raise UserError(
+                    f"towers.unlocked_{tower}_groups beside towers.lora, which trains adapters alone: remove it"
+                )
+        if lora.dropout and self.activation_checkpointing:
+            raise UserError(
+                "towers.lora.dropout beside towers.activation_checkpointing: what is computed again would draw anew; "
+                "set one of the two to 0 or false"
             )

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmclip.errors import UserError
+from mmclip.towers.torchscript import is_torchscript, read_torchscript
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a pickle that holds nothing but tensors and plain values.
+    """The tensors of a safetensors file, of a TorchScript archive, or of a pickle that holds tensors and plain values alone.
 
     A training checkpoint's `state_dict` is taken out of it, and `module.`, which DDP puts before every name, goes.
 
@@ -23,6 +24,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         refuse_cut_weights(path)
         return load_file(path)
+    if is_torchscript(path):
+        return read_torchscript(path)
     table = read_pickle(path)
     state = table.get("state_dict", table)
     if not isinstance(state, dict) or not state or not all(isinstance(name, str) for name in state):

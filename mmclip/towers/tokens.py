@@ -10,13 +10,15 @@ from mmclip.towers.own_keys import HF_CONFIG
 PROBE = "a cat"
 
 
-def refuse_other_tokenizer(tokenizer: Tokenizer, text_cfg: Mapping[str, Any], where: str) -> None:
-    """Refuse a tokenizer whose ids the tower has no embedding for, or whose padding or end it does not know.
+def refuse_other_tokenizer(tokenizer: Tokenizer, text_cfg: Mapping[str, Any], where: str, end: bool = True) -> None:
+    """Refuse a tokenizer whose ids the tower has no embedding for, or whose padding or, with `end`, end it does not know.
 
     Raises:
         UserError: naming the number that differs.
     """
     config = text_cfg.get(HF_CONFIG) or {}
+    if "hf_model_name" in text_cfg and not config:  # its vocabulary stands elsewhere
+        return
     known = config.get("vocab_size", text_cfg.get("vocab_size", 49408))
     if tokenizer.vocabulary_size > known:
         raise UserError(
@@ -30,7 +32,7 @@ def refuse_other_tokenizer(tokenizer: Tokenizer, text_cfg: Mapping[str, Any], wh
             "model's; put the tokenizer files beside the weights that they were trained with"
         )
     pool, end = text_cfg.get("pool_type", "argmax"), text_cfg.get("eos_id", 2)
-    if config or pool not in ("argmax", "eos"):
+    if not end or config or pool not in ("argmax", "eos"):
         return
     row = tokenizer([PROBE])[0]
     if pool == "eos" and not bool((row == end).any()):

@@ -107,6 +107,27 @@ class TwoTower(Embedder):
         self._encoders.set_up(settings, self._share(settings))
         self.train(self.training)
 
+    def plain_state(self) -> dict[str, Tensor]:
+        """Weights under the names that stock code knows, adapters merged into them."""
+        if self.settings.adapters is None:
+            return self.backbone.state_dict()
+        from mmclip.towers.lora import merged_state  # imports open_clip
+
+        return merged_state(self.backbone)
+
+    def merged(self) -> "TwoTower":
+        """Towers of plain weights that embed as these do with their adapters; without adapters, these towers themselves."""
+        if self.settings.adapters is None:
+            return self
+        with torch.random.fork_rng(devices=()):  # weights are drawn only to be replaced
+            plain = TwoTower(self.model_cfg, self.spec, self.tokenizer)
+        if self.logit_bias is not None and plain.logit_bias is None:
+            plain.backbone.logit_bias = nn.Parameter(torch.zeros_like(self.logit_bias))
+        plain.to(self.device, self.logit_scale.dtype)
+        plain.backbone.load_state_dict(self.plain_state())
+        plain.class_head = self.class_head
+        return plain.eval()
+
     def train(self, mode: bool = True) -> "TwoTower":
         """As any module, but that locked parts stay in evaluation mode: their dropout and statistics rest."""
         super().train(mode)

@@ -14,13 +14,23 @@ from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.class_head import load_head, save_head
 from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock, refuse_conse
-from mmclip.towers.tensors import refuse_cut_weights, unreadable
+from mmclip.towers.tensors import read_tensors, refuse_cut_weights, unreadable
+from mmclip.towers.tokens import refuse_other_tokenizer
 from mmclip.towers.two_tower import TwoTower
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 RAW_WEIGHTS_FILE = "raw_weights.safetensors"
 """Weights as the optimizer left them, in checkpoints whose `WEIGHTS_FILE` holds their average."""
 CONFIG_FILE = "open_clip_config.json"
+POSITIONS = {
+    "positional_embedding": "context_length",
+    "text.positional_embedding": "context_length",
+    "visual.positional_embedding": "image_size",
+    "visual.trunk.pos_embed": "image_size",
+}
+"""Tensors whose rows a setting counts."""
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's state dicts hold beside the weights."""
 KEYS = {"Missing": "it lacks", "Unexpected": "it has an unknown"}
 
 
@@ -67,6 +77,8 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     model_cfg = table["model_cfg"]
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
+    # Which end a tower was trained with is known where it comes from; here it is as it was saved.
+    refuse_other_tokenizer(model.tokenizer, model_cfg["text_cfg"], str(folder), end=False)
     fill(model, weights)
     model.class_head = load_head(folder)
     return model
@@ -106,16 +118,61 @@ def read_json(path: Path) -> Any:
 
 
 def fill(model: TwoTower, weights: Path) -> None:
-    """Load a weights file of open_clip (safetensors, or a pickle read with `weights_only`) into `model`, strictly.
+    """Load a weights file of open_clip's or OpenAI's into `model`, strictly, running nothing that stands in it.
+
+    What open_clip does to make a file fit is done here but for what would change a number in silence: positions of another
+    length are no more interpolated, and a missing logit bias is no more zero.
 
     Raises:
         UserError: the file is unreadable, or keys or shapes differ from the model's.
     """
+    if weights.suffix in (".npz", ".npy"):
+        _fill_from_numpy(model, weights)
+        return
+    state = _fitted(model, {name: tensor for name, tensor in read_tensors(weights).items() if name not in NOT_WEIGHTS})
+    _refuse_resized(model, state, weights)
+    try:
+        model.backbone.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(_why_not(weights, error)) from error
+
+
+def _fitted(model: TwoTower, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of older and of others' releases, as open_clip's loader has it."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = convert_state_dict(model.backbone, state)
+    if "positional_embedding" in state and not hasattr(model.backbone, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):
+        if name in state:
+            state[name] = state[name].reshape(1)
+    unread = [name for name in state if name.endswith(("position_ids", "attn_mask"))]
+    for name in set(unread) - model.backbone.state_dict().keys():
+        del state[name]
+    return state
+
+
+def _refuse_resized(model: TwoTower, state: dict[str, Tensor], weights: Path) -> None:
+    own = model.backbone.state_dict()
+    for name, setting in POSITIONS.items():
+        if name in own and name in state and own[name].shape != state[name].shape:
+            if own[name].shape[-1] != state[name].shape[-1]:
+                continue  # another width: the error about shapes says more
+            raise UserError(
+                f"{weights}: {name} has {state[name].shape[-2]} positions and the configuration's {setting} asks for "
+                f"{own[name].shape[-2]}: give the {setting} that the weights were trained with; to change it after loading, "
+                f"set model.{setting}, which interpolates them"
+            )
+
+
+def _fill_from_numpy(model: TwoTower, weights: Path) -> None:
     from open_clip.factory import load_checkpoint
 
     try:
-        load_checkpoint(model.backbone, str(weights), strict=True, weights_only=True)
-    except Exception as error:  # every reader beneath raises its own kinds: safetensors, zipfile, pickle, torch
+        load_checkpoint(model.backbone, str(weights))
+    except Exception as error:  # every reader beneath raises its own kinds
         raise UserError(_why_not(weights, error)) from error
 
 
@@ -152,8 +209,9 @@ def _weights_in(folder: Path) -> Path:
 
 
 def file_tensors(model: TwoTower) -> dict[str, Tensor]:
-    """The weights as a file of open_clip has them."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.backbone.state_dict().items()}
+    """The weights as a file of open_clip has them, adapters merged into them."""
+    found = model.plain_state().items()
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(())  # open_clip's files hold 0-d scalars

@@ -24,6 +24,8 @@ RAW_HEAD_FILE = "raw_class_head.safetensors"
 RESULT_FILE = "result.json"
 """In a run folder whose result is not its newest checkpoint: which folder is, and why."""
 STATE_FILE, OPTIMIZER_FILE, OBJECTIVE_FILE = "training_state.json", "optimizer.safetensors", "objective.safetensors"
+ADAPTER_FOLDER = "adapter"
+"""In checkpoints of a run that trains adapters: these in peft's layout, and the weights beneath them."""
 
 
 @config
@@ -64,6 +66,16 @@ class Trained:
         """The towers that evaluation, export and `load` take: the average where there is one."""
         return self.module.towers if self.ema is None else self.ema.towers
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether adapters are trained in place of weights."""
+        return self.module.towers.settings.adapters is not None
+
+    @property
+    def average(self) -> Any | None:
+        """The backbone of the average, where there is one."""
+        return None if self.ema is None else self.ema.towers.backbone
+
 
 def checkpoint_folder(run: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
@@ -82,6 +94,10 @@ def save_checkpoint(folder: Path, trained: Trained, state: TrainingState) -> Non
             save_tensors(trained.module.towers, temporary / RAW_WEIGHTS_FILE)
             if trained.module.towers.class_head is not None:
                 save_file(trained.module.towers.class_head.state_dict(), temporary / RAW_HEAD_FILE)
+        if trained.has_adapters:
+            from mmclip.towers.lora import save_adapters  # imports open_clip, as below
+
+            save_adapters(trained.module.towers.backbone, trained.average, temporary / ADAPTER_FOLDER)
         save_file(_optimizer_tensors(trained.module, trained.optimizer), temporary / OPTIMIZER_FILE)
         objective = trained.module.objective.state_dict()
         if objective:
@@ -102,6 +118,8 @@ def checkpoint_bytes(trained: Trained) -> int:
     weights = sum(tensor.nbytes for tensor in trained.module.state_dict().values())
     if trained.ema is not None:
         weights += sum(tensor.nbytes for tensor in trained.ema.towers.state_dict().values())
+    if trained.has_adapters:  # the base stands beside the sum
+        weights += sum(tensor.nbytes for tensor in trained.module.towers.state_dict().values())
     return weights + 2 * sum(p.nbytes for p in trained.module.parameters() if p.requires_grad)
 
 
@@ -111,10 +129,15 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
     Raises:
         UserError: the folder belongs to another model or optimizer.
     """
-    fill(trained.judged, folder / WEIGHTS_FILE)
+    if trained.has_adapters:  # the files of weights hold the sum of base and adapters, which cannot be taken apart
+        from mmclip.towers.lora import load_adapters
+
+        load_adapters(trained.module.towers.backbone, trained.average, folder / ADAPTER_FOLDER)
+    else:
+        fill(trained.judged, folder / WEIGHTS_FILE)
+        if trained.ema is not None:
+            fill(trained.module.towers, folder / RAW_WEIGHTS_FILE)
     _fill_heads(trained, folder)
-    if trained.ema is not None:
-        fill(trained.module.towers, folder / RAW_WEIGHTS_FILE)
     if (folder / OBJECTIVE_FILE).is_file():
         trained.module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
     _fill_optimizer(folder, trained.module, trained.optimizer)

@@ -33,9 +33,10 @@ class TrainingModule(nn.Module):
         super().__init__()
         if objective.needs.logit_bias and towers.logit_bias is None:
             raise UserError("objective 'siglip' needs a logit bias: set model.logit_bias (the paper starts at -10)")
-        if towers.logit_bias is not None:
-            towers.logit_bias.requires_grad_(objective.needs.logit_bias)
-        towers.logit_scale.requires_grad_(objective.needs.logit_scale)
+        if towers.settings.adapters is None:  # beside adapters both rest
+            if towers.logit_bias is not None:
+                towers.logit_bias.requires_grad_(objective.needs.logit_bias)
+            towers.logit_scale.requires_grad_(objective.needs.logit_scale)
         if objective.needs.class_head and towers.class_head is None:
             raise UserError("objective 'classify' needs a head over the classes of data.labels: set [head]")
         _refuse_split_batch_norm(towers, world_size, micro_batches)

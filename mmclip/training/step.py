@@ -122,8 +122,9 @@ class TrainStep:
         context = ObjectiveContext(progress.step, progress.samples_seen, labels, batch.classes, taught)
         embedded, output = self._gradients(batch, context)
         grad_norm, skipped = self._update(output.loss)
-        with torch.no_grad():
-            self.module.towers.logit_scale.clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
+        if self.module.towers.logit_scale.requires_grad:
+            with torch.no_grad():
+                self.module.towers.logit_scale.clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
         if self.ema is not None:
             self.ema.update(self.module.towers, progress.step + 1, skipped)
         self.module.objective.on_optimizer_step(context)

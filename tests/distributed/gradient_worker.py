@@ -22,8 +22,11 @@ from mmclip_launch.train import assemble, build_accelerator
 CLIP = ("--objective.type", "clip")
 SIGLIP = ("--objective.type", "siglip", "--objective.duplicates", "positive", "--objective.label_smoothing", "0.1")
 DROPPED = ("--towers.patch_dropout", "0.5")
+LORA = ("--towers.lora.rank", "2", "--towers.lora.targets", "linear")
 VARIANTS = {
     "clip": CLIP,
+    "lora": (*CLIP, *LORA),
+    "lora-accumulated": (*CLIP, *LORA, "--accumulation.micro_batch_size", "4"),
     "siglip": SIGLIP,
     "clip-accumulated": (*CLIP, "--accumulation.micro_batch_size", "4"),
     "dropped": (*CLIP, *DROPPED),

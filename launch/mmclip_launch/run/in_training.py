@@ -45,19 +45,27 @@ class InTraining:
         self._is_main = accelerator.is_main_process
         # Of towers whose weights move nothing is worth keeping but what frozen parts make.
         self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
+        self._towers = towers
 
     def __call__(self, progress: Progress, only: str | None = None) -> Mapping[str, float]:
         """Scores of the weights as they are, on all sets or on one; empty on all ranks but the first."""
+        encoder = self._encoder_now()
         if not self._is_main:
-            serve(self._how, self._encoder.frozen)
+            serve(self._how, encoder.frozen)
             return {}
         opened = [one for one in self._opened if only in (None, one.dataset.config.name)]
         with leading(self._how.ranks):
-            self._encoder.begin()
-            results = evaluate_sets(self._encoder, opened, f"step {progress.step}", self._screen)
+            encoder.begin()
+            results = evaluate_sets(encoder, opened, f"step {progress.step}", self._screen)
         if only is None:
             self._note(progress, results)
         return scores(results)
+
+    def _encoder_now(self) -> HeadEncoder:
+        """Of merged weights where adapters learn: the figures are then those of what is saved, to the last bit."""
+        if self._towers.settings.adapters is None:
+            return self._encoder
+        return HeadEncoder(frozen_towers(self._towers.merged()), self._how.ranks)
 
     def of_finished(self, folder: str) -> Pass | None:
         """What `mmclip eval` does of the newest checkpoint; None on all ranks but the first."""

@@ -49,4 +49,5 @@ def warn_of_warmup(config: RunConfig, total_steps: int) -> list[str]:
 
 
 def _learns_a_whole_tower(config: RunConfig) -> bool:
-    return not (config.towers.lock_image and config.towers.lock_text)
+    towers = config.towers
+    return towers.adapters is None and not (towers.lock_image and towers.lock_text)

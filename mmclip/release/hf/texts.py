@@ -37,7 +37,7 @@ def _of_words(model: TwoTower, kind: str) -> Any:
     if {name: value for name, value in options.items() if (name, value) != ("clean", "lower")}:
         raise UserError(f"its tokenizer has settings of open_clip's own (tokenizer_kwargs = {options})")
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {names.get(word, word): number for word, number in words.encoder.items()}
+    vocabulary: dict[str, int] = {str(names.get(word, word)): number for word, number in words.encoder.items()}
     return CLIPTokenizer(vocab=vocabulary, merges=list(words.bpe_ranks))
 
 

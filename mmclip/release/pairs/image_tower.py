@@ -21,6 +21,8 @@ class ImageTower:
     spec: ImageSpec
     features: int
     """Numbers that the tower gives for a picture."""
+    pool: str
+    """How the model itself pools: timm's word, or nothing where it has none."""
     layout: str
     """Whose names the file had."""
     classifier: str | None
@@ -47,7 +49,18 @@ def read_image_tower(timm_name: str, file: Path | None, image_size: int | None =
         mean, std, layout_name = layout.mean, layout.std, layout.name
     settings = model.pretrained_cfg
     spec = _spec(settings, image_size, timm_name, mean, std)
-    return ImageTower(timm_name, tensors, spec, model.num_features, layout_name, settings.get("classifier"))
+    return ImageTower(
+        timm_name, tensors, spec, model.num_features, _pool_of(model), layout_name, settings.get("classifier")
+    )
+
+
+def _pool_of(model: Any) -> str:
+    for holder in (model, getattr(model, "head", None)):
+        pool = getattr(holder, "global_pool", None)
+        word = pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+        if word:
+            return str(word)
+    return ""
 
 
 def _model(timm: Any, timm_name: str, file: Path | None) -> tuple[Any, dict[str, Tensor]]:

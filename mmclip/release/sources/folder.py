@@ -7,6 +7,7 @@ from mmclip.errors import UserError
 from mmclip.release.hf.files import CONFIG
 from mmclip.release.hf.files import WEIGHTS as HF_WEIGHTS
 from mmclip.release.sources.transformers_folder import is_transformers, load_transformers_folder
+from mmclip.release.sources.weights_file import load_file
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged, load_weights
 from mmclip.training.checkpoint import newest_checkpoint, result_of
@@ -15,11 +16,13 @@ PEFT_CONFIG = "adapter_config.json"
 
 
 def load_path(path: Path, raw: bool) -> TwoTower:
-    """The model in a folder of ours, of open_clip or of transformers.
+    """The model in a folder of ours, of open_clip or of transformers, or in a file of OpenAI's.
 
     Raises:
         UserError: it is none of these, or damaged.
     """
+    if path.is_file():
+        return load_file(path)
     folder = model_folder(path)
     if folder == path and (folder / MANIFEST).is_file():
         verify(folder)  # bit rot inside a tensor would otherwise load in silence
@@ -42,7 +45,7 @@ def model_folder(path: str | Path) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"{folder} is no folder: expected a run, a checkpoint, a folder of open_clip or transformers, "
-            "or open_clip:ARCH/TAG"
+            "a file of OpenAI's, or open_clip:ARCH/TAG"
         )
     if (folder / CONFIG_FILE).is_file() or is_transformers(folder):
         return folder
@@ -58,8 +61,8 @@ def model_folder(path: str | Path) -> Path:
     skipped: list[str] = []
     newest = newest_checkpoint(folder, skipped.append)
     if newest is None:
-        tried = f"; {len(skipped)} are damaged, the newest: {skipped[0]}" if skipped else ""
-        raise UserError(
-            f"{folder} holds neither {CONFIG_FILE} nor {CONFIG} nor a whole checkpoint under checkpoints/step-*{tried}"
-        )
+        what = f"neither {CONFIG_FILE} nor a whole checkpoint under checkpoints/step-*"
+        if skipped:
+            raise UserError(f"{folder} holds {what}; {len(skipped)} are damaged, the newest: {skipped[0]}")
+        raise UserError(f"{folder} holds {what}, nor is it a folder of transformers, with {CONFIG}")
     return newest

@@ -6,6 +6,7 @@ from pathlib import Path
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.towers.architecture import model_cfg_of
+from mmclip.towers.torchscript import is_torchscript, uses_quick_gelu
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import fill
 
@@ -49,6 +50,14 @@ def load_released(name: str) -> TwoTower:
 
 def _from_file(arch: str, weights: Path) -> TwoTower:
     """A file knows neither its architecture nor its preprocessing: the one is named, the other is open_clip's default."""
-    model = TwoTower(model_cfg_of(arch))
+    model_cfg = model_cfg_of(arch)
+    quick = uses_quick_gelu(weights) if is_torchscript(weights) else None
+    if quick is not None and quick != bool(model_cfg.get("quick_gelu", False)):
+        names = {True: "QuickGELU", False: "GELU"}
+        raise UserError(
+            f"{weights} was trained with {names[quick]} and {arch} computes {names[not quick]}: give the file's own path, or "
+            f"the architecture with the other activation ({arch.removesuffix('-quickgelu')}{'-quickgelu' if quick else ''})"
+        )
+    model = TwoTower(model_cfg)
     fill(model, weights)
     return model

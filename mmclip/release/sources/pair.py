@@ -111,6 +111,10 @@ def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
                 f"{tower}_proj=none, but the {tower} tower gives {width} numbers and embed_dim={embed_dim}: "
                 "make them equal, or take a linear projection"
             )
+    if options.image_proj == "none" and not image.pool:
+        raise UserError(
+            f"image_proj=none, and timm's {image.timm_name} does not say how it pools: take a linear projection"
+        )
     text_cfg = {
         "hf_model_name": text.name,
         "hf_tokenizer_name": text.name,
@@ -125,7 +129,7 @@ def join(image: ImageTower, text: TextTower, options: PairOptions) -> TwoTower:
         "custom_text": True,
         "vision_cfg": {
             "timm_model_name": image.timm_name,
-            "timm_pool": "",
+            "timm_pool": image.pool,
             "timm_proj": options.image_proj,
             "image_size": size[0] if size[0] == size[1] else list(size),
         },

@@ -11,7 +11,10 @@ from mmclip import load
 from mmclip.batch import DataPosition, ImageTextBatch, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import ClassifyConfig, ClipConfig, DistillConfig, ObjectiveContext
+from mmclip.release import create
+from mmclip.towers.architecture import ModelConfig
 from mmclip.towers.class_head import HEAD_FILE, ClassHead
+from mmclip.towers.settings import TowersConfig
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
 from mmclip.training.accumulate import GraphBudget, accumulate
@@ -140,3 +143,18 @@ def test_a_head_goes_with_the_weights_and_a_damaged_one_is_named(tmp_path: Path)
     (tmp_path / HEAD_FILE).write_bytes(content[:-20])
     with pytest.raises(UserError, match="is no class head of mmclip"):
         load(tmp_path)
+
+
+def test_batch_norms_at_rest_keep_their_statistics_and_learn_their_gains():
+    for rests in (False, True):
+        model = create(ModelConfig(arch="tiny-resnet-32"), False, TowersConfig(rest_batch_norm=rests)).train()
+        assert (model.moving_batch_norms() == []) == rests
+        before = {name: tensor.clone() for name, tensor in model.backbone.named_buffers() if "running" in name}
+        assert before
+        given = batch(model)
+        model(given.images, given.tokens).image_embed.sum().backward()
+        after = dict(model.backbone.named_buffers())
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items()) == rests
+        gains = [p for name, p in model.backbone.visual.named_parameters() if "bn" in name and name.endswith("weight")]
+        assert gains
+        assert all(gain.grad is not None for gain in gains)

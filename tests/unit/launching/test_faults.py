@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmclip.errors import BadSampleError, MachineError, UserError
+from mmclip.errors import BadSampleError, GuardError, MachineError, UserError
 from mmclip_launch.cli import run_verb
 from mmclip_launch.faults import RUN_FOLDER
 
@@ -59,6 +59,7 @@ ENDS = {
         3,
         r"mmclip: out of memory: CUDA out of memory; lower global_batch_size, .*; traceback: \S+",
     ),
+    "a guard": (GuardError("too much was forgotten"), 4, "mmclip: too much was forgotten"),
     "an interrupt": (KeyboardInterrupt(), 130, "mmclip: interrupted"),
     "a fault of ours": (
         TypeError("unsupported\noperand"),

@@ -1,6 +1,9 @@
 """The recipes that come with mmclip: each loads, and each runs to its end from tiny weights on data that is shipped."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.recipe_checks import refuse_lost_runs, warn_of_warmup
 from mmclip_launch.train import train
 
+TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 START = """
 output = "start"
 global_batch_size = 16
@@ -38,6 +42,7 @@ RECIPES = {
     "linear_probe": CLASSES,
     "lp_ft": CLASSES,
     "locked_text": (),
+    "lora": (),
     "few_shot": (*CLASSES, "--data.labels.shots", "2"),
     "robust": ("--interpolation.alphas", "0.5"),
     "distill": (),
@@ -145,3 +150,20 @@ def test_what_loses_runs_is_refused_or_named(start: Path, tmp_path: Path):
     (tmp_path / "own.toml").write_text(START[: START.index("[model.inline]")])
     with pytest.raises(UserError, match=r"\[retained\] names nothing that should stay"):
         refuse_lost_runs(finetune.recipe(str(tmp_path / "own.toml"), ["--init", str(start)]))
+
+
+@pytest.mark.slow
+def test_two_processes_fit_one_head_and_learn_as_one_process(start: Path, tmp_path: Path):
+    one = tune("lp_ft", start, tmp_path / "one")
+    words = ["lp_ft", "--init", str(start), "--output", str(tmp_path / "two"), *QUICK, *CLASSES]
+    command = [*TORCHRUN, "-m", "mmclip_launch.finetune", *words, "--length.epochs", "None", "--length.steps", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads((run / "metrics.jsonl").read_text().splitlines()[0]) for run in (one, tmp_path / "two")]
+    assert lines[0]["dev/head_acc1"] == lines[1]["dev/head_acc1"]
+    heads = [load(run / "checkpoints" / newest(run)).class_head for run in (one, tmp_path / "two")]
+    assert heads[0] is not None
+    assert heads[1] is not None
+    assert torch.allclose(heads[0].weight, heads[1].weight, atol=1e-5)
+    assert torch.allclose(heads[0].bias, heads[1].bias, atol=1e-5)

@@ -67,6 +67,17 @@ def test_the_image_tower_is_that_of_the_file(pair: TwoTower, image_file: Path):
     assert pair.spec.size == (48, 48)
 
 
+def test_without_a_projection_an_image_is_what_its_tower_pools(image_file: Path, tiny_bert: Path):
+    theirs: Any = timm.create_model("test_resnet", pretrained=False)
+    theirs.load_state_dict(torch.load(image_file, weights_only=True))
+    theirs.reset_classifier(0)
+    width = theirs.num_features
+    pair = load(f"timm:test_resnet@{image_file}+hf:{tiny_bert}#image_proj=none,embed_dim={width}")
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(pair.encode_image(pixels), theirs.eval()(pixels))
+
+
 def test_a_pair_opens_from_its_own_folder_when_the_encoders_is_gone(
     image_file: Path, tiny_bert: Path, tmp_path: Path, texts: list[str], pictures: list
 ):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -28,10 +29,11 @@ def embedded(model: TwoTower, texts: list[str], pictures: list) -> tuple[torch.T
 
 
 def stock_open_clip(folder: Path, texts: list[str], pictures: list) -> tuple[torch.Tensor, torch.Tensor]:
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    stock, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    model: Any = stock.eval()
     with torch.no_grad():
-        image = model.eval().encode_image(torch.stack([transform(p) for p in pictures]), normalize=True)
+        image = model.encode_image(torch.stack([transform(p) for p in pictures]), normalize=True)  # pyright: ignore
         return image, model.encode_text(tokenizer(texts), normalize=True)
 
 
@@ -69,7 +71,7 @@ def test_siglip_of_transformers_goes_through_mmclip_and_back(
     assert difference(again, embedded(model, texts, pictures)) == 0
     back = export(tmp_path / "saved", tmp_path / "back", writer=FORMATS["transformers"])
     assert difference(stock_embeddings(back.folder, texts, pictures), theirs) < TIGHT
-    stock = transformers.SiglipModel.from_pretrained(back.folder)
+    stock: Any = transformers.SiglipModel.from_pretrained(back.folder)
     assert stock.config.text_config.eos_token_id == 1
     assert (stock.logit_scale.item(), stock.logit_bias.item()) == (2.5, -7.5)
 
@@ -102,12 +104,12 @@ def test_every_siglip_of_open_clips_registry_has_the_shape_that_we_write_for_it(
     for (width, layers, heads, between, patch, word), (name, sizes) in STOCK.items():
         for size in sizes:
             with torch.device("meta"):
-                model: torch.nn.Module = timm.create_model(f"{name}_{size}", pretrained=False, num_classes=0)
-            block = model.blocks[0]  # pyright: ignore
-            found = (model.embed_dim, len(model.blocks), block.attn.num_heads, block.mlp.fc1.out_features)  # pyright: ignore
+                model: Any = timm.create_model(f"{name}_{size}", pretrained=False, num_classes=0)
+            block = model.blocks[0]
+            found = (model.embed_dim, len(model.blocks), block.attn.num_heads, block.mlp.fc1.out_features)
             assert found == (width, layers, heads, between), name
-            assert model.patch_embed.patch_size == (patch, patch)  # pyright: ignore
-            assert model.patch_embed.img_size == (size, size)  # pyright: ignore
+            assert model.patch_embed.patch_size == (patch, patch)
+            assert model.patch_embed.img_size == (size, size)
             assert act[type(block.mlp.act).__name__] == word, f"{name}_{size}"
             assert block.norm1.eps == 1e-6
 

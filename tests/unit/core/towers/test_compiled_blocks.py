@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 # torch.compile looks at the gradient of every input, and torch warns of each that is no leaf.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
-TwoTower = TowersConfig = UserError = None
+TwoTower = TowersConfig = LoraTable = UserError = None
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,10 +23,10 @@ def unchecked_copy(request: pytest.FixtureRequest) -> Iterator[None]:
         sys.meta_path.remove(finder)
     try:
         from mmclip.errors import UserError
-        from mmclip.towers.settings import TowersConfig
+        from mmclip.towers.settings import LoraTable, TowersConfig
         from mmclip.towers.two_tower import TwoTower
 
-        for copied in (TwoTower, TowersConfig, UserError):
+        for copied in (TwoTower, TowersConfig, LoraTable, UserError):
             setattr(request.module, copied.__name__, copied)
         yield
     finally:
@@ -131,6 +131,27 @@ def test_checkpointed_blocks_can_be_compiled(model_cfg, captions):
     torch.manual_seed(0)
     assert torch.allclose(steps(towers, captions, 1)[0], expected, atol=1e-12)
     assert torch.allclose(towers.backbone.visual.conv1.weight.grad, gradient, atol=1e-10)
+
+
+def test_blocks_with_adapters_are_compiled_whole(model_cfg, captions):
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        towers = TwoTower(model_cfg()).double()
+        lora = LoraTable(rank=2, targets=("attention", "c_fc"))
+        towers.set_up(TowersConfig(compile=compiled, compile_backend="eager", lora=lora))
+        for name, parameter in towers.named_parameters():
+            if "lora_B" in name and parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(0)
+        embed = steps(towers, captions, 1)[0]
+        found.append((embed, [p.grad for p in towers.parameters() if p.grad is not None]))
+    (plain, wanted), (ours, gradients) = found
+    assert graphs() == 8
+    assert not counters["graph_break"]
+    assert torch.allclose(ours, plain, atol=1e-12)
+    assert len(gradients) == len(wanted) == 16
+    assert all(torch.allclose(one, other, atol=1e-9) for one, other in zip(gradients, wanted, strict=True))
 
 
 def test_an_unknown_backend_is_refused(model_cfg):
