@@ -16,6 +16,7 @@ import torch
 
 from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.errors import UserError
+from mmclip.release import load
 from mmclip.training.progress import Progress
 from mmclip_data.features import encode_once as encode_module
 from mmclip_data.features.encode_once import SourcePictures
@@ -248,13 +249,25 @@ def test_tables_that_computed_features_exclude_are_refused_by_name(table: str, t
         load_run_config(run_file(tmp_path, text))
 
 
-def test_a_locked_tower_with_a_learning_head_is_refused_before_the_run(tmp_path: Path):
+VIT = "vision_cfg = {{ image_size = 32, patch_size = 8, width = 32, layers = 1, head_width = 16 }}"
+
+
+def test_the_head_of_a_locked_timm_tower_learns_over_features(tmp_path: Path):
     timm = 'vision_cfg = {{ timm_model_name = "test_vit", timm_pool = "token", timm_proj = "linear", image_size = 32 }}'
-    vit = "vision_cfg = {{ image_size = 32, patch_size = 8, width = 32, layers = 1, head_width = 16 }}"
+    run = train(load_run_config(run_file(tmp_path, RUN.replace(VIT, timm))))
+    before, after = (load(run / "checkpoints" / f"step-0000000{n}").backbone.state_dict() for n in (2, 4))
+    moved = {name for name in after if name.startswith("visual.") and not torch.equal(before[name], after[name])}
+    assert moved == {"visual.head.proj.weight"}
+    key = json.loads(next((tmp_path / "features").glob("*/key.json")).read_text())
+    assert key["embed_dim"] == 64  # of the trunk, not of the embedding
+
+
+def test_a_locked_tower_whose_head_reads_patches_is_refused_before_the_run(tmp_path: Path):
+    pool = 'vision_cfg = {{ timm_model_name = "test_efficientnet", timm_pool = "abs_attn", timm_proj = "", image_size = 160 }}'
     with pytest.raises(
-        UserError, match=r"weights of the locked image tower learn all the same, the first visual\.head"
+        UserError, match=r"weights of the image tower learn although it is locked, the first visual\.head"
     ):
-        train(load_run_config(run_file(tmp_path, RUN.replace(vit, timm))))
+        train(load_run_config(run_file(tmp_path, RUN.replace(VIT, pool).replace("embed_dim = 16", "embed_dim = 64"))))
     assert not (tmp_path / "run").exists()
 
 
