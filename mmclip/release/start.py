@@ -24,6 +24,7 @@ def create(config: ModelConfig, needs_logit_bias: bool, towers: TowersConfig | N
             what `towers` asks of them.
     """
     if config.init is not None:
+        _refuse_adapters_of_a_new_pair(config.init, towers)
         model = load(config.init).train()
         refuse_conse(model.model_cfg, f"model.init={config.init!r}")
         if config.image_size is not None:
@@ -43,6 +44,14 @@ def create(config: ModelConfig, needs_logit_bias: bool, towers: TowersConfig | N
     if towers is not None:
         model.set_up(towers)
     return model
+
+
+def _refuse_adapters_of_a_new_pair(source: str, towers: TowersConfig | None) -> None:
+    if source.startswith("timm:") and towers is not None and towers.adapters is not None:
+        raise UserError(
+            f"towers.lora trains adapters alone, and the projections that join model.init={source!r} are new at random: "
+            "train them first (mmclip finetune lit_heads), then adapt from that run"
+        )
 
 
 def _sized(model_cfg: dict[str, Any], config: ModelConfig) -> dict[str, Any]:

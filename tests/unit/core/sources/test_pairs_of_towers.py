@@ -17,6 +17,7 @@ from mmclip.release import create, load
 from mmclip.release.pairs.image_keys import LAYOUTS, blocks_in_order
 from mmclip.release.pairs.image_tower import read_image_tower
 from mmclip.towers.architecture import ModelConfig
+from mmclip.towers.settings import LoraTable, TowersConfig
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
 
@@ -90,6 +91,13 @@ def test_a_pair_opens_from_its_own_folder_when_the_encoders_is_gone(
     assert torch.equal(again.embed_texts(texts), pair.embed_texts(texts))
     assert torch.equal(again.embed_images(pictures), pair.embed_images(pictures))
     assert again.model_cfg == pair.model_cfg | {"quick_gelu": False}
+
+
+def test_adapters_alone_do_not_train_a_new_pair(image_file: Path, tiny_bert: Path):
+    source = f"timm:test_resnet@{image_file}+hf:{tiny_bert}#image_size=48,embed_dim=24"
+    towers = TowersConfig(lora=LoraTable(rank=2, towers="text"))
+    with pytest.raises(UserError, match="projections that join .* new at random: train them first"):
+        create(ModelConfig(init=source), False, towers)
 
 
 def test_projections_are_those_of_the_seed(image_file: Path, tiny_bert: Path):
