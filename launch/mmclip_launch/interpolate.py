@@ -100,7 +100,8 @@ def interpolate_and_score(
     screen.show(curve_table(curve))
     screen.say(best_line(curve))
     write_curve(curve, output, screen)
-    for alpha in sorted({*saved, *([curve.best.alpha] if BEST in options.save else [])}):
+    chosen: set[float] = {*saved, curve.best.alpha} if BEST in options.save else set(saved)
+    for alpha in sorted(chosen):
         save_model(blend.at(alpha), output / name_of(alpha), {"alpha": alpha, "a": sources[0], "b": sources[1]})
         screen.say(f"written: {output / name_of(alpha)}")
     return curve

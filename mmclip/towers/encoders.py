@@ -20,7 +20,7 @@ from mmclip.towers.locking import lock_image, lock_text, locked_parts, rest
 from mmclip.towers.patches import Grid, gather_patches, kept_patches
 from mmclip.towers.resolution import image_grid, refuse_sizes, resize_context, resize_images
 from mmclip.towers.settings import TowersConfig
-from mmclip.towers.text import NativeText, text_encoder
+from mmclip.towers.text import HuggingFaceText, NativeText, text_encoder
 from mmclip.towers.text_groups import Lengths
 from mmclip.towers.trunk import Work
 
@@ -153,6 +153,7 @@ class Encoders:
         """What comes out of the frozen part of the text tower."""
         if self.frozen["text"].head is None:
             return F.normalize(self.encode_text(tokens, lengths).float(), dim=-1)
+        assert isinstance(self.text, HuggingFaceText), "no other has a head of its own"
         return self.text.encode(tokens, lengths, self.settings.text_groups, self.work, projected=False)
 
     def embed_features(

@@ -207,7 +207,7 @@ class TwoTower(Embedder):
         return self._encoders.freeze(tower, int(self.model_cfg["embed_dim"]))
 
     @property
-    def frozen_parts(self) -> Mapping[str, "FrozenPart"]:
+    def frozen_parts(self) -> "Mapping[TowerName, FrozenPart]":
         """What was asked of `freeze`; a copy of the towers knows its own."""
         return MappingProxyType(self._encoders.frozen)
 

@@ -18,7 +18,7 @@ from mmclip.errors import BadSampleError, UserError
 from mmclip_data.clip_retrieval.layout import Layout, Partition
 from mmclip_data.clip_retrieval.pairs import Pairs, Words
 from mmclip_data.features.cache import BLOCK_ROWS, FeatureCache, FeatureKey
-from mmclip_data.features.encode import CHUNK_SIZE
+from mmclip_data.features.encode import CHUNK_SIZE, Chunk, image_chunks
 from mmclip_data.features.encode_once import fill
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers
@@ -145,10 +145,13 @@ def encode_rows(pairs: Pairs, towers: Towers, rows: range, scratch: Path) -> Gen
             raise BadSampleError(unread[rows[row]])
         return spec.to_uint8(decode_image(pairs.image_bytes(rows[row])))
 
+    def encode(chunks: Iterator[range]) -> Iterator[Chunk]:
+        name, together = (lambda row: f"sample {pairs.name(rows[row])}"), towers.threads(None)
+        return image_chunks(pixels, chunks, towers.embed_images, name, towers=together)
+
     cache = FeatureCache(scratch, key)
-    name, together = (lambda row: f"sample {pairs.name(rows[row])}"), towers.threads(None)
     with towers.working():
-        yield from fill(cache, pixels, towers.embed_images, name=name, towers=together)
+        yield from fill(cache, encode)
     features = cache.features()
     bad = {rows[row]: reason for row, reason in sorted(features.bad.items())}
     kept = [row for row in rows if row not in bad]

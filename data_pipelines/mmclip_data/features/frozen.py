@@ -61,7 +61,7 @@ class FrozenTowers(Towers):
 
 def frozen_towers(towers: TwoTower, precision: Precision = "fp32") -> FrozenTowers:
     """Towers by the parts that were frozen in them (`TwoTower.freeze`)."""
-    return FrozenTowers(towers, precision, parts=towers.frozen_parts)
+    return FrozenTowers(towers, precision, parts={**towers.frozen_parts})
 
 
 class HeadEncoder(Encoder):

@@ -36,9 +36,10 @@ def task_words(task: str) -> str:
 
 
 def _told(checkpoint: str) -> list[str]:
-    """The last two folders that tell which checkpoint it is: the run and the step."""
+    """The last two folders that tell which checkpoint it is: the run and the step; of a pair first what joins its towers."""
     parts = [part for part in PurePath(checkpoint.rpartition(":")[2]).parts if part not in (*PLACES, "/")]
-    return parts[-2:]
+    joined = [checkpoint.partition(":")[0]] if "+hf:" in checkpoint else []
+    return [*joined, *parts[-2:]]
 
 
 def _plain(text: str) -> str:

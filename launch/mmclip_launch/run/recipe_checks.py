@@ -51,6 +51,4 @@ def warn_of_warmup(config: RunConfig, total_steps: int) -> list[str]:
 
 def _learns_a_whole_tower(config: RunConfig) -> bool:
     towers = config.towers
-    adapted = towers.lora.of if towers.lora.rank is not None else ()
-    locked = {"image": towers.lock_image, "text": towers.lock_text}
-    return any(not is_locked and tower not in adapted for tower, is_locked in locked.items())
+    return towers.adapters is None and not (towers.lock_image and towers.lock_text)

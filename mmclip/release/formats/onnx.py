@@ -86,6 +86,8 @@ class ImageGraph(nn.Module):
         super().__init__()
         self.visual = model.backbone.visual
         mean, std = (torch.tensor(values)[:, None, None] for values in (model.spec.mean, model.spec.std))
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 

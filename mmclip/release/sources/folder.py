@@ -61,9 +61,8 @@ def model_folder(path: str | Path) -> Path:
     skipped: list[str] = []
     newest = newest_checkpoint(folder, skipped.append)
     if newest is None:
-        tried = f"; {len(skipped)} are damaged, the newest: {skipped[0]}" if skipped else ""
-        raise UserError(
-            f"{folder} holds neither {CONFIG_FILE} nor a whole checkpoint under checkpoints/step-*{tried}; nor is it a folder "
-            f"of transformers, with {CONFIG}"
-        )
+        what = f"neither {CONFIG_FILE} nor a whole checkpoint under checkpoints/step-*"
+        if skipped:
+            raise UserError(f"{folder} holds {what}; {len(skipped)} are damaged, the newest: {skipped[0]}")
+        raise UserError(f"{folder} holds {what}, nor is it a folder of transformers, with {CONFIG}")
     return newest

@@ -1,5 +1,6 @@
 """Captions by number: the table chooses what reading would, gives back the tokens, and outlives the process."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_second_table_is_read_and_a_damaged_one_made_again(tmp_path: Path):
     first = caption_table(source, TOKENIZER, "clip", tmp_path)
     calls: list[int] = []
 
-    def counted(texts: list[str]) -> torch.Tensor:
+    def counted(texts: Sequence[str]) -> torch.Tensor:
         calls.append(len(texts))
         return TOKENIZER(texts)
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -84,7 +85,7 @@ def test_the_merged_weights_are_base_plus_adapter_and_stock_open_clip_opens_them
     for name in (name for name in plain if name.endswith("in_proj_weight")):
         factors = [adapter[f"base_model.model.{name.removesuffix('in_proj_weight')}lora_{x}.weight"] for x in "BA"]
         assert torch.allclose(plain[name], base[name] + factors[0] @ factors[1], atol=1e-6)
-    stock, _, _ = open_clip.create_model_and_transforms(f"local-dir:{last}")
+    stock: Any = open_clip.create_model_and_transforms(f"local-dir:{last}")[0]
     tokenizer = open_clip.get_tokenizer(f"local-dir:{last}")
     with torch.no_grad():
         embed = stock.eval().encode_text(tokenizer(["a cat"]), normalize=True)

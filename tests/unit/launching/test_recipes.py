@@ -42,6 +42,7 @@ RECIPES = {
     "linear_probe": CLASSES,
     "lp_ft": CLASSES,
     "locked_text": (),
+    "lora": (),
     "few_shot": (*CLASSES, "--data.labels.shots", "2"),
     "robust": ("--interpolation.alphas", "0.5"),
     "distill": (),

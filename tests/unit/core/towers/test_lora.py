@@ -172,7 +172,7 @@ def test_a_saved_folder_is_plain_and_opens_in_stock_open_clip(tmp_path: Path):
     moved(towers).eval()
     save_weights(towers, tmp_path)
     assert not [name for name in load_file(tmp_path / "open_clip_model.safetensors") if name != plain_name(name)]
-    stock, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    stock: Any = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[0]
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(["a cat", "two dogs"])
     with torch.no_grad():
         stock_embed = stock.eval().encode_text(tokens, normalize=True)
