@@ -48,7 +48,7 @@ def point(shots: int, method: str, correct: Bool[Tensor, "draw sample"]) -> Poin
 
 def low_label_table(curve: LowLabelCurve) -> Table:
     """A row a number of labels, a column a method."""
-    table = Table(title=f"{curve.dataset}: accuracy by labels a class, {len(curve.seeds)} draws, 95 % intervals")
+    table = Table(title=f"{curve.dataset}: accuracy (%) by labels a class, {len(curve.seeds)} draws, 95 % intervals")
     for name in ("labels", *curve.methods):
         table.add_column(name, justify="right", no_wrap=True)
     at = {(one.shots, one.method): one for one in curve.points}
@@ -60,4 +60,4 @@ def low_label_table(curve: LowLabelCurve) -> Table:
 
 def _cell(one: Point, row: Sequence[Point]) -> Text:
     best = one.value == max(other.value for other in row)
-    return Text(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})", style="bold" if best else "")
+    return Text(f"{100 * one.value:.1f} ({100 * one.low:.1f} to {100 * one.high:.1f})", style="bold" if best else "")
