@@ -1,7 +1,7 @@
 """The cached encode pass: the same bits for any ranks and kills, bad pictures noted, damage and other keys found."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmclip.errors import BadSampleError, UserError
 from mmclip.preprocess import ImageSpec
 from mmclip_data.features.cache import FeatureCache, FeatureKey, state_hash
-from mmclip_data.features.encode import encode_images, pictures_of
+from mmclip_data.features.encode import Chunk, encode_images, image_chunks, pictures_of
 from mmclip_data.features.encode_once import SourcePictures, fill
 from mmclip_data.loading.opening import open_source
 from mmclip_data.loading.sources import IndexedTarsConfig, SyntheticConfig
@@ -45,10 +45,26 @@ def encoder(calls: list[int], fail_after: int = 10**9) -> Callable[[Tensor], Ten
     return embed
 
 
+def filling(
+    cache: FeatureCache,
+    embed: Callable[[Tensor], Tensor],
+    pictures: Callable[[int], Tensor] = pixels,
+    threads: int | None = None,
+    **ranks: int,
+) -> Iterator[int]:
+    """The pass over pictures, in chunks of a few."""
+
+    def encode(chunks: Iterator[range]) -> Iterator[Chunk]:
+        name = "row {} of the source".format
+        return image_chunks(pictures, chunks, embed, name, chunk_size=CHUNK, decode_threads=threads)
+
+    return fill(cache, encode, chunk_size=CHUNK, **ranks)
+
+
 def filled(folder: Path, calls: list[int] | None = None) -> bytes:
     cache = FeatureCache(folder, KEY)
     embed = encoder([] if calls is None else calls)
-    assert list(fill(cache, pixels, embed, chunk_size=CHUNK, threads=2)) == list(range(6))
+    assert list(filling(cache, embed, threads=2)) == list(range(6))
     return cache.path.read_bytes()
 
 
@@ -67,10 +83,7 @@ def test_rows_are_the_normalised_features_in_the_order_of_the_source(tmp_path: P
 
 def test_ranks_fill_one_file_with_the_same_bytes(tmp_path: Path):
     expected = filled(tmp_path / "one")
-    passes = [
-        fill(FeatureCache(tmp_path / "two", KEY), pixels, encoder([]), rank=rank, ranks=2, chunk_size=CHUNK)
-        for rank in range(2)
-    ]
+    passes = [filling(FeatureCache(tmp_path / "two", KEY), encoder([]), rank=rank, ranks=2) for rank in range(2)]
     assert [next(passes[1]), *passes[0], *passes[1]] == [1, 0, 2, 4, 3, 5]
     cache = FeatureCache(tmp_path / "two", KEY)
     assert cache.path.read_bytes() == expected
@@ -82,21 +95,18 @@ def test_a_killed_pass_goes_on_where_it_was(tmp_path: Path):
     expected = filled(tmp_path / "whole", whole)
     cache, before = FeatureCache(tmp_path / "killed", KEY), list[int]()
     with pytest.raises(KeyboardInterrupt):  # in the middle of the third block
-        list(fill(cache, pixels, encoder(before, 4), chunk_size=CHUNK, threads=1))
+        list(filling(cache, encoder(before, 4), threads=1))
     with pytest.raises(UserError, match="4 of 6 blocks are missing, the first 2"):
         cache.features()
     journal = cache.folder / "done-0-of-1.jsonl"
     journal.write_text(journal.read_text() + '{"number": 2, "chec')  # a line that the kill cut short
     after: list[int] = []
-    assert list(fill(cache, pixels, encoder(after), chunk_size=CHUNK)) == [2, 3, 4, 5]
+    assert list(filling(cache, encoder(after))) == [2, 3, 4, 5]
     assert len(after) == len(whole) - 4
     assert cache.path.read_bytes() == expected
     assert sorted(cache.features().bad) == [*BAD]
     again: list[int] = []
-    assert (
-        list(fill(FeatureCache(tmp_path / "killed", KEY), pixels, encoder(again), chunk_size=CHUNK, rank=1, ranks=3))
-        == []
-    )
+    assert list(filling(FeatureCache(tmp_path / "killed", KEY), encoder(again), rank=1, ranks=3)) == []
     assert again == []
 
 
@@ -131,7 +141,7 @@ def test_an_embedding_that_is_not_finite_is_an_error_that_names_the_row(tmp_path
         return features
 
     with pytest.raises(UserError, match="row 2 of the source: its embedding is not finite"):
-        list(fill(FeatureCache(tmp_path, KEY), pixels, embed, chunk_size=CHUNK))
+        list(filling(FeatureCache(tmp_path, KEY), embed))
 
 
 def test_the_hash_of_a_tower_knows_every_weight_and_statistic():
@@ -181,7 +191,7 @@ def test_the_features_of_an_evaluation_source_are_those_of_the_plain_pass(tmp_pa
             return buffer.getvalue()
 
     key = replace(KEY, rows=6)
-    list(fill(FeatureCache(tmp_path, key), pictures_of(Few(), SPEC.to_uint8), encoder([]), chunk_size=CHUNK))
+    list(filling(FeatureCache(tmp_path, key), encoder([]), pictures_of(Few(), SPEC.to_uint8)))
     features = FeatureCache(tmp_path, key).features()
     expected = encode_images(Few(), SPEC.to_uint8, encoder([]), chunk_size=CHUNK)
     assert np.array_equal(np.stack([features.row(row) for row in range(6)]), expected.numpy())

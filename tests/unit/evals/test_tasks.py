@@ -154,5 +154,5 @@ def test_recall_is_taken_at_the_numbers_asked_for_and_ranks_have_their_unit(retr
     content = result.to_json()
     assert content["units"]["text_retrieval_median_rank"] == "rank"
     assert content["lower_is_better"] == ["image_retrieval_median_rank", "text_retrieval_median_rank"]
-    assert content["options"] == {"recall_at": (2,)}
+    assert content["options"] == {"recall_at": [2]}
     assert torch.isfinite(torch.tensor(result.metrics["text_retrieval_median_rank"].interval)).all()

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmclip.preprocess import ImageSpec
+from mmclip.towers.class_head import ClassHead
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.suite import evaluate
@@ -36,6 +37,14 @@ class ToneModel:
 
     def __init__(self) -> None:
         self.matrix = torch.randn(108, 24, generator=torch.Generator().manual_seed(0)) / 108**0.5
+        self.class_head = self.head()
+
+    def head(self) -> ClassHead:
+        """The tones themselves as weights."""
+        tones = self.embed_uint8(TONES[:, :, None, None].expand(6, 3, 6, 6))
+        head = ClassHead(CLASSES, 24)
+        head.fill(F.normalize(tones, dim=1), torch.zeros(6))
+        return head
 
     def embed_uint8(self, images: Tensor) -> Tensor:
         # Row by row and in double precision: no chunk moves a digit.
@@ -53,6 +62,9 @@ class ToneModel:
 class ConstantModel(ToneModel):
     """A collapsed model: one embedding for everything."""
 
+    def head(self) -> ClassHead:
+        return ClassHead(CLASSES, 37)
+
     def embed_uint8(self, images: Tensor) -> Tensor:
         return torch.full((len(images), 37), 37**-0.5)
 
@@ -63,7 +75,7 @@ class ConstantModel(ToneModel):
 class NanModel(ToneModel):
     """A model whose third picture it sees is not a number."""
 
-    seen = 0
+    seen = -6  # the tones of its head come first
 
     def embed_uint8(self, images: Tensor) -> Tensor:
         embeds = super().embed_uint8(images)
@@ -178,6 +190,7 @@ def beside(root: Path, write_tar: WriteTar, task: Mapping[str, Any], noise: floa
 
 SETUPS: dict[str, Callable[[Path, WriteTar], Setup]] = {
     "zero_shot_classification": lambda root, write: plain(root, write, "zero_shot_classification"),
+    "classifier": lambda root, write: plain(root, write, "classifier"),
     "zero_shot_retrieval": lambda root, write: retrieval(root, write, "zero_shot_retrieval"),
     "multilabel_classification": lambda root, write: multilabel(root, write, "multilabel_classification"),
     "image_caption_selection": lambda root, write: selection(root, write, "image_caption_selection"),
