@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+pytestmark = pytest.mark.xdist_group("losses over ranks")  # one worker makes what the tests share, once
+
 WORKER = Path(__file__).with_name("loss_worker.py")
 
 Answers = dict[int, dict[str, Tensor]]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.xdist_group("ranks equal one process")  # one worker makes what the tests share, once
+
 WORKER = Path(__file__).with_name("gradient_worker.py")
 BIN = Path(sys.executable).parent
 

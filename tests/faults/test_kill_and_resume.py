@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("kill and resume")  # one worker makes what the tests share, once
+
 STEPS = 12
 RUN = """
 global_batch_size = 16
