@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from mmclip.config import config
 from mmclip.errors import UserError
@@ -13,7 +14,8 @@ class EarlyStoppingConfig:
     """Which figure a run is chosen by, and how long it may go without a better one."""
 
     metric: str | None = None
-    """`SET/METRIC` as in metrics.jsonl, such as `dev/acc1`; without one the run goes to its end and its last weights count."""
+    """`SET/METRIC` as in metrics.jsonl, such as `dev/acc1`; with `*`, the mean of all that fit (`dev/*_recall@*`). Without one
+    the run goes to its end and its last weights count."""
     patience: int = 3
     """Evaluations in a row without a better figure after which the run ends."""
     min_delta: float = 0.0
@@ -38,6 +40,11 @@ class Watched:
 
     step: int
     value: float
+
+
+def watched_names(metric: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that `metric` means: itself, or what fits its `*`."""
+    return [name for name in names if fnmatchcase(name, metric)]
 
 
 class EarlyStopping:

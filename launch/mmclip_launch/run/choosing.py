@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from accelerate import Accelerator
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mmclip.errors import UserError
 from mmclip.training.checkpoint import RESULT_FILE, RunResult, checkpoint_folder, record_result
-from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched
+from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched, watched_names
 from mmclip.training.progress import Progress
 from mmclip_launch.run.ledger import append_lines
 
@@ -74,10 +75,13 @@ class Choosing:
         return f"{self.settings.metric} = {best.value:.4f} at step {best.step:,}, the best so far"
 
     def _value(self, figures: Mapping[str, float]) -> float:
-        name = self.settings.metric or ""
-        if name not in figures:
-            raise UserError(f"early_stopping.metric={name!r} is no figure of this run; there are: {', '.join(figures)}")
-        return figures[name]
+        metric = self.settings.metric or ""
+        names = watched_names(metric, figures)
+        if not names:
+            raise UserError(
+                f"early_stopping.metric={metric!r} is no figure of this run; there are: {', '.join(figures)}"
+            )
+        return fmean(figures[name] for name in names)
 
     def _agree(self) -> None:
         """Tell all ranks what the first one knows; it has seen every figure, they none."""

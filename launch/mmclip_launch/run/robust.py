@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from mmclip.release.between import Blend
 from mmclip.training.checkpoint import RunResult, record_result
+from mmclip.training.early_stopping import watched_names
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers
 from mmclip_eval.datasets import OpenedDataset
@@ -53,9 +55,13 @@ def _figures(config: RunConfig, metric: str, results: Sequence[EvalResult]) -> t
     """Two: the figure that the run is chosen by, and the mean of the retained suite."""
     retained = {one.name for one in config.retained.datasets}
     dataset, _, wanted = metric.partition("/")
-    found = next(one for one in results if one.dataset == dataset and wanted.rpartition("/")[2] in one.metrics)
-    estimate = found.metrics[wanted.rpartition("/")[2]]
+    own = [(one, watched_names(wanted.rpartition("/")[2], one.metrics)) for one in results if one.dataset == dataset]
+    found, names = next((one, names) for one, names in own if names)
+    estimates = [found.metrics[name] for name in names]
+    value = fmean(estimate.value for estimate in estimates)
+    # The mean of the ends is never too narrow: the figures are of the same samples.
+    low, high = (fmean(estimate.interval[end] for estimate in estimates) for end in (0, 1))
     kept = replace(
         mean_of(headlines([one for one in results if one.dataset in retained])), dataset="retained", task="mean"
     )
-    return Headline(dataset, found.task, wanted, estimate.value, *estimate.interval), kept
+    return Headline(dataset, found.task, wanted, value, low, high), kept

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched
+from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched, watched_names
 
 
 def folded(values: list[float], **settings: object) -> EarlyStopping:
@@ -36,6 +36,13 @@ def test_the_history_gives_the_same_state_as_the_run_that_made_it():
     values = [0.1, 0.4, 0.3, 0.2]
     replayed = EarlyStopping(EarlyStoppingConfig(metric="dev/acc1", patience=2), map(Watched, range(4), values))
     assert (replayed.best, replayed.is_over) == (folded(values, patience=2).best, True)
+
+
+def test_a_star_means_all_figures_that_fit_and_a_name_itself():
+    names = ["dev/image_retrieval_recall@1", "dev/text_retrieval_recall@5", "dev/mean_per_class_recall", "kept/acc1"]
+    assert watched_names("dev/*_recall@*", names) == names[:2]
+    assert watched_names("kept/acc1", names) == ["kept/acc1"]
+    assert watched_names("kept/acc5", names) == []
 
 
 @pytest.mark.parametrize(

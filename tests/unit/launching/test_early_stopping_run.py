@@ -104,6 +104,16 @@ def test_two_processes_stop_together(tmp_path: Path):
     assert steps(tmp_path / "run") == [0, 4]
 
 
+def test_a_star_watches_the_mean_of_what_fits(tmp_path: Path):
+    folder = begin(tmp_path, RUN.replace("dev/image_retrieval_recall@1", "dev/*_recall@*"))
+    watched = [json.loads(line)["value"] for line in (folder / "early_stopping.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    recalls = [[value for name, value in line.items() if "_recall@" in name] for line in lines]
+    recalls = [found for found in recalls if found]
+    assert all(len(found) == 6 for found in recalls)
+    assert watched == [pytest.approx(sum(found) / 6) for found in recalls]
+
+
 def test_a_set_or_a_figure_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="no evaluation set is named 'val'; there are: dev"):
         begin(tmp_path, RUN.replace('metric = "dev/', 'metric = "val/'))
