@@ -30,7 +30,7 @@ def _retained(table: dict[str, Any]) -> Chapter:
         "retained",
         "What was kept",
         f"Figures of a suite that the run was not for, before the first step and at the end. In the mean "
-        f"{100 * mean['drop']:+.1f} points were lost.{guard}{held}",
+        f"{100 * abs(mean['drop']):.1f} points were {'lost' if mean['drop'] > 0 else 'gained'}.{guard}{held}",
         (
             Card(dots("Before and after", drawn, ("before", "after"))),
             Card(
