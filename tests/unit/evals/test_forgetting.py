@@ -52,7 +52,7 @@ def test_a_page_tells_of_what_was_kept_and_of_few_labels(tmp_path: Path):
     curve = LowLabelCurve("leaves", 100, 0.1, (0, 1), ("fine-tuned", "zero-shot"), points, {})
     (tmp_path / "low_label.json").write_text(json.dumps(curve.to_json()))
     kept, few = finetuning_chapters(read_history(tmp_path))
-    assert "+4.0 points were lost. At most 2.0 points were allowed. The guard did not hold." in kept.intro
+    assert "4.0 points were lost. At most 2.0 points were allowed. The guard did not hold." in kept.intro
     assert "a: top-1 accuracy" in kept.cards[0].svg or "a: " in kept.cards[0].svg
     assert "4 labels a class" in few.cards[1].svg
     assert "leaves (100 pictures)" in few.intro
