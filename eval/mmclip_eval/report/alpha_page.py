@@ -55,7 +55,7 @@ def cards(found: AlphaCurve) -> list[Card]:
     """The mean first, then each set and task."""
     means = [mean_of(point.figures) for point in found.points]
     title = f"Mean of {len(found.names)} figures" if len(found.names) > 1 else "Mean (of one figure)"
-    drawn = [_card(title, found, means, "The alpha of the upright line is the best by this mean.")]
+    drawn = [_card(title, found, means, "The alpha of the upright line is the best by this mean")]
     for name in found.names:
         figures = found.of(name)
         words = f"{figures[0].dataset}: {task_words(figures[0].task)}"
