@@ -142,9 +142,11 @@ def _fork(target: object, exits: list[int | None]) -> None:
 
 
 PROGRAM = """
-import atexit, sys, threading
+import atexit, signal, sys, threading
 from contextlib import suppress
 from mmclip_data.stores import *
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 
 reading = []
 
