@@ -1,9 +1,7 @@
 """A run that is chosen by a figure: it ends early, keeps its best checkpoint, and stands for it from then on."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from mmclip_launch.evaluate import identity_of, said_of
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
 
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 RUN = """
 output = "run"
 global_batch_size = 12
@@ -93,14 +90,9 @@ def test_a_resume_from_the_middle_chooses_as_the_run_in_one_piece(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together(tmp_path: Path):
+def test_two_processes_stop_together(tmp_path: Path, on_two_ranks: Callable[..., str]):
     (tmp_path / "run.toml").write_text(RUN)
-    command = [*TORCHRUN, "-m", "mmclip_launch.train", "run.toml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("train", "run.toml", cwd=tmp_path)
     assert steps(tmp_path / "run") == [0, 4]
 
 

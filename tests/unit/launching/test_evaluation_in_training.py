@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from mmclip_launch.run.in_training import scores
 from mmclip_launch.run.tables import to_toml
 from mmclip_launch.train import train
 
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 RUN = """
 output = "run"
 global_batch_size = 12
@@ -89,11 +87,10 @@ def test_figures_at_every_step_are_those_of_the_command_on_its_checkpoint(place:
 
 
 @pytest.mark.slow
-def test_two_processes_log_what_the_command_says_and_at_step_0_what_one_does(place: Path, tmp_path: Path):
-    command = [*TORCHRUN, "-m", "mmclip_launch.train", "run.toml", "--output", str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, timeout=400, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_log_what_the_command_says_and_at_step_0_what_one_does(
+    place: Path, tmp_path: Path, on_two_ranks: Callable[..., str]
+):
+    on_two_ranks("train", "run.toml", "--output", str(tmp_path / "two"), cwd=place)
     found = logged(tmp_path / "two")
     assert sorted(found) == [0, 2, 4]
     assert found[0] == logged(place / "run")[0]

@@ -1,10 +1,8 @@
 """Heads that learn on features of two frozen towers: the run of one that encodes at each step, though nothing is read."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,13 +215,7 @@ def test_a_text_tower_that_learns_has_no_features(flags: tuple[str, ...], messag
 
 
 @pytest.mark.slow
-def test_two_ranks_train_the_same_run(tmp_path: Path):
+def test_two_ranks_train_the_same_run(tmp_path: Path, on_two_ranks: Callable[..., str]):
     one = start(tmp_path / "one", "--precision", "fp64")
-    path = run_file(tmp_path / "two")
-    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "mmclip_launch.train", str(path), "--precision", "fp64"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("train", str(run_file(tmp_path / "two")), "--precision", "fp64")
     assert losses(tmp_path / "two" / "run") == pytest.approx(losses(one), rel=1e-9)

@@ -1,11 +1,11 @@
 """LiT with features computed once: no picture is read by a step, and the text tower learns the same."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,15 +209,9 @@ def test_a_run_killed_in_the_pass_goes_on_with_it(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_pass_and_train_the_same_run(tmp_path: Path):
+def test_two_ranks_share_the_pass_and_train_the_same_run(tmp_path: Path, on_two_ranks: Callable[..., str]):
     one = start(tmp_path / "one", "--precision", "fp64")
-    path = run_file(tmp_path / "two")
-    command = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "mmclip_launch.train", str(path), "--precision", "fp64"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("train", str(run_file(tmp_path / "two")), "--precision", "fp64")
     assert losses(tmp_path / "two" / "run") == pytest.approx(losses(one), rel=1e-9)
     files = [next((tmp_path / name / "features").glob("*/features.f32")) for name in ("one", "two")]
     assert files[0].parent.name == files[1].parent.name

@@ -1,9 +1,7 @@
 """The recipes that come with mmclip: each loads, and each runs to its end from tiny weights on data that is shipped."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.recipe_checks import refuse_lost_runs, warn_of_warmup
 from mmclip_launch.train import train
 
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2"]
 START = """
 output = "start"
 global_batch_size = 16
@@ -155,13 +152,12 @@ def test_what_loses_runs_is_refused_or_named(start: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_fit_one_head_and_learn_as_one_process(start: Path, tmp_path: Path):
+def test_two_processes_fit_one_head_and_learn_as_one_process(
+    start: Path, tmp_path: Path, on_two_ranks: Callable[..., str]
+):
     one = tune("lp_ft", start, tmp_path / "one")
     words = ["lp_ft", "--init", str(start), "--output", str(tmp_path / "two"), *QUICK, *CLASSES]
-    command = [*TORCHRUN, "-m", "mmclip_launch.finetune", *words, "--length.epochs", "None", "--length.steps", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("finetune", *words, "--length.epochs", "None", "--length.steps", "2")
     lines = [json.loads((run / "metrics.jsonl").read_text().splitlines()[0]) for run in (one, tmp_path / "two")]
     assert lines[0]["dev/head_acc1"] == lines[1]["dev/head_acc1"]
     heads = [load(run / "checkpoints" / newest(run)).class_head for run in (one, tmp_path / "two")]
