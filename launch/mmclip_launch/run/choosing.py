@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.training.checkpoint import RESULT_FILE, RunResult, checkpoint_folder, record_result
+from mmclip.training.checkpoint.folders import checkpoint_folder
+from mmclip.training.checkpoint.result import RESULT_FILE, RunResult, record_result
 from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched, watched_names
 from mmclip.training.progress import Progress
 from mmclip_launch.run.ledger import append_lines

@@ -12,7 +12,9 @@ from torch import Tensor
 from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
-from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_old, save_checkpoint
+from mmclip.training.checkpoint.contents import TrainingState, contents
+from mmclip.training.checkpoint.lease import Lease
+from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.diagnostics import health
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
@@ -73,6 +75,7 @@ class RunHooks:
         evaluate: Evaluate,
         show: Show,
         say_alarm: Say,
+        lease: Lease,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -93,12 +96,16 @@ class RunHooks:
         rank, ranks = accelerator.process_index, accelerator.num_processes
         # Every rank speaks of its own samples.
         self.skipped = SkippedSteps(self.folder, rank, ranks, config.optimizer.max_skipped_steps, Screen().alarm)
+        self.lease = lease
+        # Under DDP all ranks hold the same state.
+        self.saver = Saver(lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
         self.after_step: Callable[[], None] = lambda: None
         """Called once after each step, before anything is written."""
         self._noted: list[_Noted] = []
+        self._durable_step: int | None = None
         self._newest: StepReport | None = None
         """The only report whose embeddings are kept."""
         self._since = time.perf_counter()
@@ -150,22 +157,47 @@ class RunHooks:
         return ends
 
     def checkpoint(self, progress: Progress) -> None:
-        """Save every `checkpoint.every_steps`, at the end, and what is the best so far."""
+        """Save every `checkpoint.every_steps`, at the end, and what is the best so far; training goes on meanwhile.
+
+        Raises:
+            MachineError: saving has failed for too long, or another trainer has taken over the run.
+        """
+        if self.saver is not None:
+            self.saver.poll()
+            self._note_durable()
         due = progress.step > 0 and progress.step % self.checkpoint_every == 0
         is_best, last = progress.step == self.choosing.best_step, progress.step == self.total_steps
         if not (due or last or is_best or self.choosing.is_over):
             return
         self.flush()
-        if self.accelerator.is_main_process:
-            state = TrainingState(
-                progress, self.data_fingerprint(progress.samples_seen), self.accelerator.num_processes
-            )
-            folder = checkpoint_folder(self.folder, progress.step)
-            save_checkpoint(folder, self.step.trained, state)
-            self.choosing.record()
-            remove_old(self.folder, self.config.checkpoint.keep, self.choosing.best_folder)
-        self.accelerator.wait_for_everyone()
+        if self.saver is not None:
+            ranks = self.accelerator.num_processes
+            state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
+            best = self.choosing.best_folder
+            self.saver.save(progress.step, contents(self.step.trained, state), {best.name} if best else ())
         self._since = time.perf_counter()
+
+    def settle(self) -> None:
+        """Return on every rank when the last checkpoint is on the disk.
+
+        Raises:
+            MachineError: as `checkpoint` does.
+        """
+        if self.saver is not None:
+            self.saver.wait()
+            self._note_durable()
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Let a save that has begun end."""
+        if self.saver is not None:
+            self.saver.close()
+
+    def _note_durable(self) -> None:
+        """A best checkpoint is named as the run's result once it is on the disk."""
+        if self.saver is not None and self.saver.durable_step != self._durable_step:
+            self._durable_step = self.saver.durable_step
+            self.choosing.record()
 
     def flush(self) -> None:
         """Read the figures of the noted steps, joined over ranks, and write them.
@@ -173,9 +205,12 @@ class RunHooks:
         Raises:
             UserError: more steps were skipped than `optimizer.max_skipped_steps` or more samples are bad than
                 `data.max_bad_fraction` allows.
+            StaleLeaseError: another trainer has taken over the run; its files are left alone.
         """
         if not self._noted:
             return
+        if self.accelerator.is_main_process:
+            self.lease.check()
         noted, self._noted = self._noted, []
         names = tuple(noted[0].figures)
         figures = self._mean_over_ranks(torch.stack([_stacked(step.figures) for step in noted]))
