@@ -30,6 +30,7 @@ from mmclip.training.checkpoint.contents import checkpoint_bytes
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.lease import Lease, claim
 from mmclip.training.checkpoint.loading import load_checkpoint
+from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
@@ -52,6 +53,7 @@ from mmclip_launch.run.folder import begin_folder, config_table, record
 from mmclip_launch.run.heads import add_head, start_head
 from mmclip_launch.run.hooks import Run, RunHooks
 from mmclip_launch.run.in_training import InTraining, scores
+from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
 from mmclip_launch.run.peers import meet_peers, rank, world_size
@@ -110,9 +112,11 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
     evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note)
-    with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
+    journal = Journal(lease, Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm))
+    resumed_at = progress.step
+    with closing(build_writers(config.trackers, folder, settings, resumed_at, is_main, journal.append)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, lease)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     if not hooks.choosing.is_over:

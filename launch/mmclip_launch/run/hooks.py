@@ -13,7 +13,6 @@ from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
 from mmclip.training.checkpoint.contents import TrainingState, contents
-from mmclip.training.checkpoint.lease import Lease
 from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.diagnostics import health
 from mmclip.training.progress import Progress
@@ -23,7 +22,8 @@ from mmclip_data.loading.build import Loader
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, append_lines, hash_of_ids
+from mmclip_launch.run.journal import Journal
+from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
 from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
 from mmclip_launch.run.trackers import METRICS, MetricWriter
 from mmclip_launch.screen import Screen
@@ -75,7 +75,7 @@ class RunHooks:
         evaluate: Evaluate,
         show: Show,
         say_alarm: Say,
-        lease: Lease,
+        journal: Journal,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -87,18 +87,19 @@ class RunHooks:
         self.show = show
         self.say_alarm = say_alarm
         self.folder = Path(config.output)
+        self.journal = journal
         tenth = max(1, run.total_steps // 10)
         self.checkpoint_every = config.checkpoint.every_steps or tenth
-        self.choosing = Choosing(config.early_stopping, self.folder, accelerator)
+        self.choosing = Choosing(config.early_stopping, self.folder, accelerator, journal.append)
         # What decides when the run ends must be asked now and then.
         self.evaluate_every = config.evaluation.every_steps or (tenth if self.choosing.set_name else None)
         self.bad_samples = 0
         rank, ranks = accelerator.process_index, accelerator.num_processes
         # Every rank speaks of its own samples.
-        self.skipped = SkippedSteps(self.folder, rank, ranks, config.optimizer.max_skipped_steps, Screen().alarm)
-        self.lease = lease
+        max_skipped = config.optimizer.max_skipped_steps
+        self.skipped = SkippedSteps(self.folder, rank, ranks, max_skipped, Screen().alarm, journal.append)
         # Under DDP all ranks hold the same state.
-        self.saver = Saver(lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
+        self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
@@ -186,6 +187,7 @@ class RunHooks:
         if self.saver is not None:
             self.saver.wait()
             self._note_durable()
+        self.journal.settle()
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
@@ -209,8 +211,6 @@ class RunHooks:
         """
         if not self._noted:
             return
-        if self.accelerator.is_main_process:
-            self.lease.check()
         noted, self._noted = self._noted, []
         names = tuple(noted[0].figures)
         figures = self._mean_over_ranks(torch.stack([_stacked(step.figures) for step in noted]))
@@ -247,7 +247,7 @@ class RunHooks:
         self.writer.write(progress.step, progress.samples_seen, metrics)
         self.show(progress, metrics)
         for alarm in self.monitor.read(progress, metrics):
-            append_lines(self.folder / ALARMS, [asdict(alarm)])
+            self.journal.append(self.folder / ALARMS, [asdict(alarm)])
             self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
 
     def _check_budget(self, progress: Progress) -> None:
@@ -263,7 +263,9 @@ class RunHooks:
         if batch.replaced:
             rank = self.accelerator.process_index
             name = QUARANTINE if self.accelerator.num_processes == 1 else f"{QUARANTINE}.rank{rank}"
-            append_lines(self.folder / name, [{"step": progress.step, **asdict(entry)} for entry in batch.replaced])
+            self.journal.append(
+                self.folder / name, [{"step": progress.step, **asdict(entry)} for entry in batch.replaced]
+            )
 
     def _ledger(self, noted: list[_Noted], losses: list[float], hashes: list[int]) -> None:
         """One line a step; the loss as text, because it may be NaN, which is no JSON."""
@@ -272,7 +274,7 @@ class RunHooks:
             for step, loss, ids_hash in zip(noted, losses, hashes, strict=True)
         ]
         if self.accelerator.is_main_process:
-            append_lines(self.folder / LEDGER, lines)
+            self.journal.append(self.folder / LEDGER, lines)
 
     def _mean_over_ranks(self, figures: Tensor) -> list[list[float]]:
         return self.accelerator.reduce(figures, "mean").tolist()  # pyright: ignore

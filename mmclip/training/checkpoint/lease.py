@@ -5,6 +5,7 @@ that may be made only once; a publish is refused from the moment on that a highe
 Fencing: Gray and Cheriton 1989 on leases; Kleppmann 2017, Designing Data-Intensive Applications, chapter 8.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -36,9 +37,12 @@ class Lease:
 
         Raises:
             StaleLeaseError: it was, naming by whom.
+            OSError: the run folder is gone, or does not answer: it cannot be told.
         """
         newest = newest_token(self.run)
-        if newest != self.token:
+        if newest < self.token:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(_path(self.run, self.token)))
+        if newest > self.token:
             raise StaleLeaseError(
                 f"{self.run}: {_who(_path(self.run, newest))} has taken over this run (token {newest}, this one has "
                 f"{self.token}): this process stops, and publishes nothing more"
@@ -66,7 +70,13 @@ def claim(run: Path) -> Lease:
 
 def newest_token(run: Path) -> int:
     """The token of whoever asked last; 0 where nobody has."""
-    return max((int(path.stem) for path in (run / LEASES).glob("*.json") if path.stem.isdigit()), default=0)
+    try:
+        names = os.listdir(run / LEASES)
+    except FileNotFoundError:
+        return 0
+    return max(
+        (int(stem) for stem, end in map(os.path.splitext, names) if end == ".json" and stem.isdigit()), default=0
+    )
 
 
 def living_holder(run: Path) -> str | None:
