@@ -24,6 +24,7 @@ from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
+from mmclip_launch.run.made_with import made_with
 from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
 from mmclip_launch.run.trackers import METRICS, MetricWriter
 from mmclip_launch.screen import Screen
@@ -83,6 +84,7 @@ class RunHooks:
         self.writer = writer
         self.total_steps = run.total_steps
         self.data_fingerprint = run.loader.fingerprint_at
+        self.made_with = made_with(accelerator.device)
         self.run_evaluation = evaluate
         self.show = show
         self.say_alarm = say_alarm
@@ -173,7 +175,7 @@ class RunHooks:
         self.flush()
         if self.saver is not None:
             ranks = self.accelerator.num_processes
-            state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
+            state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks, self.made_with)
             best = self.choosing.best_folder
             self.saver.save(progress.step, contents(self.step.trained, state), {best.name} if best else ())
         self._since = time.perf_counter()

@@ -1,7 +1,8 @@
 """What a checkpoint holds: weights in open_clip's layout, the rest in safetensors and JSON."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class TrainingState:
     progress: Progress
     data_fingerprint: str
     world_size: int
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    """Versions and device, by name."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def contents(trained: Trained, state: TrainingState) -> list[File]:
 
 def state_file(trained: Trained, state: TrainingState) -> BytesFile:
     """What of a checkpoint is no tensor."""
-    table: dict[str, Any] = {**asdict(state), "versions": {"torch": str(torch.__version__)}}
+    table: dict[str, Any] = asdict(state)
     if trained.scaler is not None and trained.scaler.is_enabled():
         table["scaler"] = trained.scaler.state_dict()
     return BytesFile(STATE_FILE, (json.dumps(table, indent=1) + "\n").encode())

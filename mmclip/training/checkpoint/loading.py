@@ -43,10 +43,13 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
         trained.module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
     _fill_optimizer(folder, trained.module, trained.optimizer)
     table = json.loads((folder / STATE_FILE).read_text())
-    if trained.scaler is not None and trained.scaler.is_enabled():
+    if (
+        trained.scaler is not None and trained.scaler.is_enabled() and "scaler" in table
+    ):  # not in one of another precision
         trained.scaler.load_state_dict(table["scaler"])
     progress = Progress(**table["progress"])
-    return TrainingState(progress, data_fingerprint=table["data_fingerprint"], world_size=table["world_size"])
+    made_with = table.get("made_with") or table.get("versions", {})  # as it was called at first
+    return TrainingState(progress, table["data_fingerprint"], table["world_size"], made_with)
 
 
 def _fill_heads(trained: Trained, folder: Path) -> None:

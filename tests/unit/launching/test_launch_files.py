@@ -18,7 +18,9 @@ CONFIGS = sorted(LAUNCH.glob("accelerate/*.yaml"))
 RECORD = "#!/usr/bin/env bash\nprintf '%s\\n' \"$@\" > {words}\nenv > {words}.env\n"
 
 
-def recorded(name: str, script: Path, words: list[str], place: Path, **variables: str) -> tuple[list[str], dict[str, str]]:
+def recorded(
+    name: str, script: Path, words: list[str], place: Path, **variables: str
+) -> tuple[list[str], dict[str, str]]:
     """The words and the environment with which `script` starts the program of this name."""
     stub = place / name
     stub.write_text(RECORD.format(words=place / "words"))
@@ -31,8 +33,9 @@ def recorded(name: str, script: Path, words: list[str], place: Path, **variables
 
 
 def test_all_the_files_are_there():
-    assert {path.name for path in CONFIGS} >= {"cpu2.yaml", "single_gpu.yaml", "multi_gpu.yaml", "multi_node.yaml", "fsdp2.yaml"}
-    assert {path.name for path in SCRIPTS} >= {"local.sh", "elastic.sh", "multi_node.sh", "train.sbatch", "eval_array.sbatch"}
+    assert {path.stem for path in CONFIGS} == {"cpu2", "single_gpu", "multi_gpu", "multi_node", "fsdp2"}
+    assert {path.name for path in SCRIPTS} >= {"local.sh", "elastic.sh", "multi_node.sh"}
+    assert {path.name for path in SCRIPTS} >= {"train.sbatch", "rank.sh", "eval_array.sbatch"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -132,6 +135,8 @@ def test_a_task_of_the_array_evaluates_its_own_line(tmp_path: Path):
 
 
 def test_python_alone_is_a_launcher_too():
-    done = subprocess.run([sys.executable, "-m", "mmclip_launch.train", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmclip_launch.train", "--help"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert "--global_batch_size" in done.stdout or "--global-batch-size" in done.stdout
