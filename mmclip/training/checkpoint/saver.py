@@ -56,6 +56,11 @@ class Saver:
         self._again_at: float | None = None
         """When it is tried again; None while the writer has it."""
 
+    def prepare(self, size: int) -> None:
+        """Make room in memory for a snapshot of so many bytes, and start the writer, before the first save asks for them."""
+        self._memory.reserve(size)
+        self._process = self._process or self._start()
+
     def save(self, step: int, files: Sequence[File], spared: Collection[str] = ()) -> None:
         """Take a snapshot of `files` and let it be written; waits while the one before is being written.
 
