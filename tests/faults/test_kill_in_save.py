@@ -24,6 +24,7 @@ from mmclip.training.module import TrainingModule
 from mmclip.training.optim import OptimizerConfig, build_optimizer
 from mmclip.training.progress import Progress
 
+
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     module = TrainingModule(create(ModelConfig(arch="nano-vit-32"), False), ClipConfig().build())
