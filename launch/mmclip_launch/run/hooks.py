@@ -12,7 +12,7 @@ from torch import Tensor
 from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
-from mmclip.training.checkpoint.contents import TrainingState, contents
+from mmclip.training.checkpoint.contents import TrainingState, checkpoint_bytes, contents
 from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.diagnostics import health
 from mmclip.training.progress import Progress
@@ -102,6 +102,8 @@ class RunHooks:
         self.skipped = SkippedSteps(self.folder, rank, ranks, max_skipped, Screen().alarm, journal.append)
         # Under DDP all ranks hold the same state.
         self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
+        if self.saver is not None:
+            self.saver.prepare(checkpoint_bytes(run.step.trained))
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
