@@ -1,0 +1,86 @@
+"""What a chaos run has come to: its ledger beside that of the undisturbed run, and the table that people read."""
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import xxhash
+from chaos_arena import ledger
+
+from mmclip_launch.doctor.processor import read_processor
+from mmclip_launch.run.ledger import HASH_SPACE
+
+
+@dataclass
+class Outcome:
+    """One fault that was injected."""
+
+    kind: str
+    step: int
+    survived: bool
+    exact: bool
+    restarts: int
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+def hash_at(position: int, name: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{position}:{name}".encode())
+
+
+def declared(run: Path) -> dict[int, list[dict[str, object]]]:
+    """The samples that the quarantine names, by step."""
+    found: dict[int, list[dict[str, object]]] = {}
+    for path in run.glob("quarantine.jsonl*"):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            found.setdefault(entry["step"], []).append(entry)
+    return found
+
+
+def unexplained_steps(run: Path, clean: Path, steps: Iterable[int]) -> list[int]:
+    """Steps whose samples are neither those of the undisturbed run nor those with the declared replacements in it."""
+    ours, theirs, named = ledger(run), ledger(clean), declared(run)
+    wrong = []
+    for step in steps:
+        expected = int(str(theirs[step]["ids"]), 16)
+        for entry in named.get(step, []):
+            position = int(str(entry["position"]))
+            expected += hash_at(position, str(entry["replaced_by"])) - hash_at(position, str(entry["sample_id"]))
+        if step not in ours or int(str(ours[step]["ids"]), 16) != expected % HASH_SPACE:
+            wrong.append(step)
+    return wrong
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """A line a kind, in the order in which they came first."""
+    lines = [
+        "| fault | injected | survived | exact | starts anew | seconds to the next checkpoint |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(one.kind for one in outcomes):
+        of_kind = [one for one in outcomes if one.kind == kind]
+        slowest = max(one.seconds for one in of_kind)
+        counts = (len(of_kind), sum(one.survived for one in of_kind), sum(one.exact for one in of_kind))
+        restarts = sum(one.restarts for one in of_kind)
+        lines.append(f"| {kind} | {' | '.join(map(str, counts))} | {restarts} | {slowest:.0f} |")
+    sums = (len(outcomes), sum(one.survived for one in outcomes), sum(one.exact for one in outcomes))
+    lines.append(
+        f"| **all** | {' | '.join(f'**{count}**' for count in sums)} | {sum(one.restarts for one in outcomes)} | |"
+    )
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    return f"{date.today().isoformat()}, {read_processor().model}, {platform.python_implementation()} {platform.python_version()}"
+
+
+def write_between_markers(page: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->`."""
+    before, start, rest = page.read_text().partition(f"<!-- {name} -->")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    assert start and end, f"{page} has no place for {name}"
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}")
