@@ -42,6 +42,7 @@ from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
+from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.alarms import ALARMS
 from mmclip_launch.run.choosing import WATCHED
 from mmclip_launch.run.chosen import choose_samples
@@ -117,11 +118,13 @@ def train(config: RunConfig, resume: bool = False, fork: Path | None = None) -> 
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
     evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note)
-    journal = Journal(lease, Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm))
+    patience = Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm)
+    journal = Journal(lease, patience)
     resumed_at = progress.step
+    mirror = Mirror(config.mirror, folder, resumed_at, patience) if is_main and config.mirror.url is not None else None
     with closing(build_writers(config.trackers, folder, settings, resumed_at, is_main, journal.append)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal, mirror)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     if not hooks.choosing.is_over:

@@ -35,10 +35,7 @@ PAGES = Path(__file__).parents[2]
 
 def main() -> int:
     options = parse()
-    if (
-        INSIDE not in os.environ
-        and subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
-    ):
+    if INSIDE not in os.environ and may_unshare():
         command = ["unshare", "-rm", sys.executable, *sys.argv]  # in there it may mount, and nobody else sees it
         os.execvpe("unshare", command, {**os.environ, INSIDE: "yes"})
     has_mounts = INSIDE in os.environ
@@ -61,6 +58,10 @@ def main() -> int:
                 say(f"kept: {place}")
             else:
                 arena.clear()
+
+
+def may_unshare() -> bool:
+    return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
 
 
 def parse() -> argparse.Namespace:
@@ -184,10 +185,10 @@ def conclude(arena: Arena, outcomes: Sequence[Outcome], wrong: list[str], option
     wrong += [f"steps with other samples than is declared: {lost[:10]}"] if lost else []
     wrong += [f"{one.kind} at step {one.step}: not exact {one.notes}" for one in outcomes if not one.exact]
     replaced = sum(map(len, declared(arena.run).values()))
+    kinds = len({one.kind for one in outcomes})
     head = (
-        f"{len(outcomes)} faults of {len({one.kind for one in outcomes})} kinds in a run of {arena.steps} steps, 2 ranks x 2 loader "
-        f"processes, seed {options.seed}; samples silently lost: {0 if not lost else len(lost)}; replaced and named: {replaced} "
-        f"({machine()})"
+        f"{len(outcomes)} faults of {kinds} kinds in a run of {arena.steps} steps on 2 ranks with 2 loader processes each, "
+        f"seed {options.seed}; samples silently lost: {len(lost)}; replaced and named: {replaced} ({machine()})"
     )
     text = f"{head}\n\n{table(outcomes)}"
     print(text)

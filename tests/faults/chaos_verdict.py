@@ -1,6 +1,7 @@
 """What a chaos run has come to: its ledger beside that of the undisturbed run, and the table that people read."""
 
 import json
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ def unexplained_steps(run: Path, clean: Path, steps: Iterable[int]) -> list[int]
 def table(outcomes: Sequence[Outcome]) -> str:
     """A line a kind, in the order in which they came first."""
     lines = [
-        "| fault | injected | survived | exact | starts anew | seconds to the next checkpoint |",
+        "| fault | injected | survived | exact | starts anew | seconds to a checkpoint |",
         "|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(one.kind for one in outcomes):
@@ -75,12 +76,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def machine() -> str:
-    return f"{date.today().isoformat()}, {read_processor().model}, {platform.python_implementation()} {platform.python_version()}"
+    return f"{date.today().isoformat()}, {read_processor().model}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def write_between_markers(page: Path, name: str, text: str) -> None:
     """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->`."""
     before, start, rest = page.read_text().partition(f"<!-- {name} -->")
     _, end, after = rest.partition(f"<!-- /{name} -->")
-    assert start and end, f"{page} has no place for {name}"
+    assert start, f"{page} has no place for {name}"
+    assert end, f"{page}: {name} has no end"
     page.write_text(f"{before}{start}\n{text}\n{end}{after}")

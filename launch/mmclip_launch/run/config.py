@@ -28,6 +28,7 @@ from mmclip.training.schedule import ScheduleConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
+from mmclip_launch.mirror.config import MirrorConfig
 from mmclip_launch.run.chosen import dev_set
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.head_config import HeadConfig
@@ -107,6 +108,8 @@ class RunConfig:
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When training state is saved."""
+    mirror: MirrorConfig = field(default_factory=MirrorConfig)
+    """A copy of the checkpoints on a store."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What it is measured on."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
@@ -143,6 +146,7 @@ SAFE_TO_CHANGE = (
     "log_every_steps",
     "peer_timeout_seconds",
     "checkpoint",
+    "mirror",
     "evaluation",
     "retained.max_forgetting",
     "trackers",

@@ -13,12 +13,14 @@ from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
 from mmclip.training.checkpoint.contents import TrainingState, checkpoint_bytes, contents
+from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.diagnostics import health
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
+from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
@@ -77,6 +79,7 @@ class RunHooks:
         show: Show,
         say_alarm: Say,
         journal: Journal,
+        mirror: Mirror | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -104,6 +107,7 @@ class RunHooks:
         self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
         if self.saver is not None:
             self.saver.prepare(checkpoint_bytes(run.step.trained))
+        self.mirror = mirror
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
@@ -178,8 +182,7 @@ class RunHooks:
         if self.saver is not None:
             ranks = self.accelerator.num_processes
             state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks, self.made_with)
-            best = self.choosing.best_folder
-            self.saver.save(progress.step, contents(self.step.trained, state), {best.name} if best else ())
+            self.saver.save(progress.step, contents(self.step.trained, state), self._spared())
         self._since = time.perf_counter()
 
     def settle(self) -> None:
@@ -192,18 +195,33 @@ class RunHooks:
             self.saver.wait()
             self._note_durable()
         self.journal.settle()
+        if self.mirror is not None:
+            self.mirror.settle()
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Let a save that has begun end."""
+        """Let saves and copies that have begun end."""
         if self.saver is not None:
             self.saver.close()
+        if self.mirror is not None:
+            self.mirror.close()
+
+    def _spared(self) -> set[str]:
+        """Checkpoints that stay however many follow: the best so far, and what is being copied."""
+        best = self.choosing.best_folder
+        spared = set() if best is None else {best.name}
+        return spared if self.mirror is None else spared | self.mirror.spared
 
     def _note_durable(self) -> None:
-        """A best checkpoint is named as the run's result once it is on the disk."""
-        if self.saver is not None and self.saver.durable_step != self._durable_step:
+        """What a checkpoint is good for once it is on the disk: being the run's result, and being copied."""
+        assert self.saver is not None
+        if self.saver.durable_step is not None and self.saver.durable_step != self._durable_step:
             self._durable_step = self.saver.durable_step
             self.choosing.record()
+            if self.mirror is not None:
+                self.mirror.offer(checkpoint_folder(self.folder, self._durable_step))
+        if self.mirror is not None:
+            self.mirror.poll()
 
     def flush(self) -> None:
         """Read the figures of the noted steps, joined over ranks, and write them.
