@@ -34,6 +34,8 @@ class CheckpointConfig:
 
     every_steps: int | None = None
     """Save each time so many steps are done; by default ten times a run. The last step is always saved."""
+    every_minutes: float | None = None
+    """Save, besides, when so many minutes have passed since the last save began."""
     keep: int = 3
     """Newest checkpoints that stay on disk; an older one goes only when the newer ones verify."""
 
@@ -41,6 +43,8 @@ class CheckpointConfig:
         for name, value in (("every_steps", self.every_steps), ("keep", self.keep)):
             if value is not None and value < 1:
                 raise UserError(f"checkpoint.{name}={value}: expected at least 1")
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise UserError(f"checkpoint.every_minutes={self.every_minutes}: expected more than 0")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from mmclip_launch.run.retained_config import InterpolationConfig, RetainedConfi
 from mmclip_launch.run.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
+from mmclip_launch.run.watchdog_config import WatchdogConfig
 
 
 @config
@@ -107,6 +108,8 @@ class RunConfig:
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When training state is saved."""
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    """What happens when a process stops answering."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What it is measured on."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
@@ -143,6 +146,7 @@ SAFE_TO_CHANGE = (
     "log_every_steps",
     "peer_timeout_seconds",
     "checkpoint",
+    "watchdog",
     "evaluation",
     "retained.max_forgetting",
     "trackers",

@@ -180,6 +180,14 @@ def build_writers(
     return FanOut(writers)
 
 
+def has_scores(metrics_file: Path, step: int) -> bool:
+    """Whether the evaluation of a step stands in `metrics.jsonl`: in a line of its own, without a loss."""
+    if not metrics_file.is_file():
+        return False
+    entries = map(json.loads, metrics_file.read_text().splitlines())
+    return any(entry["step"] == step and "train/loss" not in entry for entry in entries)
+
+
 def _run_id(path: Path) -> str:
     """The name that a tracker knows the run folder by: random, so that another folder of the same name is another run."""
     if not path.is_file():
