@@ -21,7 +21,8 @@ one step later may come after the scheduler's patience."""
 class Decision:
     """The same on every rank, at the same step."""
 
-    stop: bool = False
+    stop: int = 0
+    """Why, as a number: the greatest that any rank gave; 0 for no reason to stop."""
     save: bool = False
 
 
@@ -40,7 +41,7 @@ class Agreement:
         self._work: Any = None
         self._is_slow = False
 
-    def at_edge(self, stop: bool, save: bool) -> Decision:
+    def at_edge(self, stop: int, save: bool) -> Decision:
         """Hand in what this rank wants; what any rank wanted at the edge before (at this one, where steps are slow)."""
         if self._group is None:
             return Decision(stop, save)
@@ -48,12 +49,12 @@ class Agreement:
         seconds = 0.0 if self._edge_at is None else now - self._edge_at
         self._edge_at = now
         decided = self._counted()
-        self._votes = torch.tensor([float(stop), float(save), seconds])
+        self._votes = torch.tensor([stop, save, seconds], dtype=torch.float64)
         self._work = dist.all_reduce(self._votes, dist.ReduceOp.MAX, group=self._group, async_op=True)
         if not self._is_slow:
             return decided
         late = self._counted()
-        return Decision(decided.stop or late.stop, decided.save or late.save)
+        return Decision(max(decided.stop, late.stop), decided.save or late.save)
 
     def finish(self) -> Decision:
         """The votes that are still on their way, after the last edge."""
@@ -75,4 +76,4 @@ class Agreement:
         stop, save, seconds = self._votes.tolist()
         self._votes = self._work = None
         self._is_slow = seconds >= SLOW_STEP_SECONDS  # of the slowest rank, so that all change over together
-        return Decision(bool(stop), bool(save))
+        return Decision(int(stop), bool(save))

@@ -35,8 +35,9 @@ class Edge:
         """All ranks are at the end of a step."""
         self.activity.step = step
         self.stop.answer = "at the edge"  # from now on there is something to save
-        decided = self.agreement.at_edge(self.stop.why is not None, self._is_time())
-        self.stops, self.saves = decided.stop, decided.save
+        decided = self.agreement.at_edge(self.stop.reason, self._is_time())
+        self.stop.take_reason(decided.stop)
+        self.stops, self.saves = decided.stop > 0, decided.save
 
     def cut_short(self, is_cut_short: bool) -> bool:
         """Whether the first rank has broken off an evaluation; if so, the run ends here."""
@@ -56,9 +57,9 @@ class Edge:
         self.agreement.finish()
         self.agreement.any(True)  # nobody leaves before the first rank has its checkpoint
         self.stop.answer = "not at all"
-        why = self.stop.why or "another process was told to end"
         raise PreemptedError(
-            f"{why}: stopped at step {step:,} of {total_steps:,}, whose checkpoint is on disk; `--resume` continues there"
+            f"{self.stop.why}: stopped at step {step:,} of {total_steps:,}, whose checkpoint is on disk; `--resume` continues "
+            "there"
         )
 
     def finish(self) -> None:
@@ -67,8 +68,7 @@ class Edge:
         Raises:
             PreemptedError: a process was told to end during it.
         """
-        if self.agreement.finish().stop:
-            self.stop.note("another process was told to end")
+        self.stop.take_reason(self.agreement.finish().stop)
         self.activity.begin("finishing")
         self.stop.end_at_once()
 

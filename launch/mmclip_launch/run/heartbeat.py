@@ -25,7 +25,8 @@ class Beat:
     phase: str
     host: str
     process: int
-    told_to_end: str | None = None
+    told_to_end: int = 0
+    """`StopRequest.reason`."""
     is_over: bool = False
     """This process leaves, or has nothing more to do with the others."""
 

@@ -29,6 +29,8 @@ STUCK_SECONDS = 60.0
 """How long after the signal the step that is under way may take, at least; else four times the longest so far."""
 EVALUATION_SECONDS = 300.0
 """How long after the signal one evaluation set may take."""
+SIGNAL_NUMBERS = 128
+"""More than there are; a reason is the rank times this, and the signal's number."""
 Answer = Literal["at once", "at the edge", "not at all"]
 
 
@@ -37,55 +39,72 @@ class StopRequest:
 
     def __init__(self, activity: Activity, clock: Callable[[], float] = time.monotonic) -> None:
         self.activity = activity
-        self.why: str | None = None
-        """The signal, and where it came if not here; None as long as nobody has told this run to end."""
+        self.reason = 0
+        """The signal, and the rank that it came to, as one number; 0 as long as nobody has told this run to end."""
         self.answer: Answer = "at once"
         """At once where nothing would be lost by it: before the first step and after the last. Not at all where all is
         saved and the process ends anyway."""
+        self._rank = int(os.environ.get("RANK", "0"))
         self._clock = clock
         self._since = 0.0
+        self._came: dict[int, float] = {}
 
-    def note(self, why: str) -> None:
-        """A signal has come, here or at a peer."""
-        if self.why is None:
-            self.why, self._since = why, self._clock()
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        rank, number = divmod(self.reason, SIGNAL_NUMBERS)
+        where = "" if rank == self._rank else f" to rank {rank}"
+        return f"{signal.Signals(number).name}{where}" if self.reason else "nothing"
+
+    def take_reason(self, reason: int) -> None:
+        """A signal has come, here or at a peer; the first one counts, and 0 is none."""
+        if not self.reason and reason:
+            self.reason, self._since = reason, self._clock()
+
+    def note(self, number: int) -> None:
+        """A signal has come here."""
+        self.take_reason(self._rank * SIGNAL_NUMBERS + number)
 
     def is_told_at(self, answer: Answer) -> bool:
         """Whether this run has been told to end, and that is how it answers now."""
-        return self.why is not None and self.answer == answer
+        return self.reason > 0 and self.answer == answer
 
-    def note_of_peer(self, why: str) -> None:
+    def hear_of(self, reason: int) -> None:
         """A peer has been told to end, as its heartbeat says; called by a thread."""
-        if self.why is None and self.answer != "not at all":
-            self.note(why)
+        if reason and not self.reason and self.answer != "not at all":
+            self.take_reason(reason)
             if self.answer == "at once":
                 interrupt_main(signal.SIGTERM)
 
     def end_at_once(self) -> None:
         """Where nothing would be lost: the request ends the run from now on, an earlier one right now."""
         self.answer = "at once"
-        if self.why is not None:
+        if self.reason:
             raise PreemptedError(self._nothing_lost())
 
     def handle(self, number: int, frame: object) -> None:
         """Python's handler, in the main thread."""
         if self.answer != "not at all":
-            self.note(signal.Signals(number).name)
+            self.note(number)
         if self.answer == "at once":
             raise PreemptedError(self._nothing_lost())
 
     def come(self, number: int) -> None:
-        """A signal, as the thread sees it, whatever the main thread is at."""
-        name = signal.Signals(number).name
+        """A signal, as the thread sees it, whatever the main thread is at.
+
+        The same one again is from somebody who will not wait; another one, SIGTERM after SIGUSR1 say, is the same end coming
+        nearer.
+        """
         if self.answer == "not at all":
             return
-        if self.why is not None and self._clock() - self._since > SAME_REQUEST_SECONDS:
-            leave(f"{name} came while {self.why} was being answered: ended without a checkpoint of this step")
-        self.note(name)
+        self.note(number)
+        if self._clock() - self._came.setdefault(number, self._clock()) > SAME_REQUEST_SECONDS:
+            name = signal.Signals(number).name
+            leave(f"{name} again, still {self.activity.words()}: ended without a checkpoint of this step")
 
     def check(self) -> None:
         """Leave where the main thread takes too long to answer; called about once a second."""
-        if self.why is None or self.answer == "not at all":
+        if not self.reason or self.answer == "not at all":
             return
         patience, waited = self._patience(), self._clock() - self._since
         if patience is not None and waited > patience:
@@ -142,7 +161,7 @@ def stop_signals() -> Iterator[StopRequest]:
         before = dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN)
         raise
     except Exception as error:
-        if request.why is None or not is_lost_peer(error):
+        if not request.reason or not is_lost_peer(error):
             raise
         before = dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN)
         raise PreemptedError(f"{request.why}: ended with a process that had been told to end") from error

@@ -50,8 +50,8 @@ class Watchdog:
         self._thread.join(2 * TICK_SECONDS)
 
     def _beat(self) -> Beat:
-        activity, why = self._stop.activity, self._stop.why
-        return Beat(next(self._count), activity.step, activity.phase, self._host, self._process, why, self._is_over)
+        activity, told = self._stop.activity, self._stop.reason
+        return Beat(next(self._count), activity.step, activity.phase, self._host, self._process, told, self._is_over)
 
     def _run(self) -> None:
         awake, before = 0.0, time.monotonic()
@@ -66,9 +66,8 @@ class Watchdog:
         heard = {} if exchange is None else dict(exchange.heard)
         if exchange is not None and exchange.failure is not None:
             return  # the connections of the run's own collectives tell the main thread
-        for rank, beat in heard.items():
-            if beat.told_to_end is not None:
-                self._stop.note_of_peer(f"{beat.told_to_end.partition(' ')[0]} to rank {rank}")
+        for beat in heard.values():
+            self._stop.hear_of(beat.told_to_end)
         rounds = 0 if exchange is None else exchange.rounds
         own = Beat(0, activity.step, activity.phase, self._host, self._process)
         for event in self._judge.judge(now, own, heard, rounds, activity.longest_step_seconds):
