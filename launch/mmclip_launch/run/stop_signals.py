@@ -29,6 +29,7 @@ STUCK_SECONDS = 60.0
 """How long after the signal the step that is under way may take, at least; else four times the longest so far."""
 EVALUATION_SECONDS = 300.0
 """How long after the signal one evaluation set may take."""
+WITHOUT_SAVE = "ended without a checkpoint of this step; `--resume` continues from the last one"
 SIGNAL_NUMBERS = 128
 """More than there are; a reason is the rank times this, and the signal's number."""
 Answer = Literal["at once", "at the edge", "not at all"]
@@ -100,7 +101,7 @@ class StopRequest:
         self.note(number)
         if self._clock() - self._came.setdefault(number, self._clock()) > SAME_REQUEST_SECONDS:
             name = signal.Signals(number).name
-            leave(f"{name} again, still {self.activity.words()}: ended without a checkpoint of this step")
+            leave(f"{name} again, still {self.activity.words()}: {WITHOUT_SAVE}")
 
     def check(self) -> None:
         """Leave where the main thread takes too long to answer; called about once a second."""
@@ -108,9 +109,7 @@ class StopRequest:
             return
         patience, waited = self._patience(), self._clock() - self._since
         if patience is not None and waited > patience:
-            leave(
-                f"{self.why}: still {self.activity.words()} after {waited:.0f} s: ended without a checkpoint of this step"
-            )
+            leave(f"{self.why}: still {self.activity.words()} after {waited:.0f} s: {WITHOUT_SAVE}")
 
     def _patience(self) -> float | None:
         if self.answer == "at once":
@@ -133,7 +132,7 @@ def leave(message: str) -> None:
     """End this process now, from any thread, with the exit code for a requeue."""
     rank = int(os.environ.get("RANK", "0"))
     where = f"rank {rank}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"mmclip: {where}{message}; `--resume` continues from the last one", file=sys.stderr, flush=True)
+    print(f"mmclip: {where}{message}", file=sys.stderr, flush=True)
     os._exit(EXIT_REQUEUE)
 
 

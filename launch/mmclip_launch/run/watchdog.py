@@ -74,7 +74,8 @@ class Watchdog:
             self._report(event, {**heard, self._rank: own})
 
     def _report(self, event: Event, beats: dict[int, Beat]) -> None:
-        speaks = self._rank == min(set(range(self._world_size)) - self._judge.silent)
+        unaware = self._judge.silent.union(event.ranks if event.kind == "answers" else ())
+        speaks = self._rank == min(set(range(self._world_size)) - unaware)
         message = self._words(event, beats)
         try:
             if event.kind in ("silent", "stalled"):
@@ -84,7 +85,9 @@ class Watchdog:
         except OSError as error:  # a full disk must not end the watch
             message = f"{message} (not written to {self._folder}: {error.strerror})"
         if event.kind == "end":
-            leave(f"{message}: ended, so that the launcher can start the run anew, from its last checkpoint")
+            leave(
+                f"{message}: ended, so that the launcher can start the run anew; `--resume` continues from its last checkpoint"
+            )
         if speaks:
             self._say(message)
 
