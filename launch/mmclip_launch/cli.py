@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mmclip.errors import PreemptedError
-
-EXIT_REQUEUE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, and the same command with --resume goes on. A scheduler starts it again."""
+from mmclip_launch.launcher import EXIT_REQUEUE
 
 VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmclip.errors import BadSampleError, GuardError, MachineError, PreemptedError, UserError
-from mmclip_launch.cli import EXIT_REQUEUE
+from mmclip_launch.launcher import EXIT_REQUEUE
 
 EXIT_FAULT, EXIT_USER_ERROR, EXIT_MACHINE, EXIT_GUARD, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 3, 4, 130, 141
 
