@@ -15,7 +15,7 @@ from mmclip.objectives import ObjectiveContext
 from mmclip.randomness import step_seed
 from mmclip.towers.patches import Grid
 from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate
-from mmclip.training.checkpoint import Trained
+from mmclip.training.checkpoint.contents import Trained
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import OptimizerConfig

@@ -55,7 +55,6 @@ class Edge:
             PreemptedError: always.
         """
         self.agreement.finish()
-        self.agreement.any(True)  # nobody leaves before the first rank has its checkpoint
         self.stop.answer = "not at all"
         raise PreemptedError(
             f"{self.stop.why}: stopped at step {step:,} of {total_steps:,}, whose checkpoint is on disk; `--resume` continues "
