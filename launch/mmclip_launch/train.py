@@ -26,6 +26,7 @@ from mmclip.objectives import Objective
 from mmclip.release import create, load
 from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
+from mmclip.training.agreement import Agreement
 from mmclip.training.checkpoint.contents import checkpoint_bytes
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.lease import Lease, claim
@@ -49,6 +50,7 @@ from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.drawing import draw_or_warn
+from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.folder import begin_folder, config_table, record
 from mmclip_launch.run.fork import config_of_fork, is_fork_at, note_fork, take_checkpoint, take_fork
@@ -67,7 +69,9 @@ from mmclip_launch.run.recipe_checks import warn_of_warmup
 from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
 from mmclip_launch.run.robust import settle_between
 from mmclip_launch.run.start import told_of_start
+from mmclip_launch.run.stop_signals import StopRequest, stop_signals
 from mmclip_launch.run.trackers import build_writers
+from mmclip_launch.run.watchdog import watching
 from mmclip_launch.screen import Screen
 
 
@@ -89,7 +93,14 @@ def train(config: RunConfig, resume: bool = False, fork: Path | None = None) -> 
 
     Raises:
         UserError: the configuration cannot work here, the folder is taken, or the run has diverged.
+        PreemptedError: SIGTERM or SIGUSR1 came to one of its processes, and what it had learned is saved.
     """
+    with stop_signals() as stop:
+        return run_to_end(config, resume, stop)
+
+
+def run_to_end(config: RunConfig, resume: bool, stop: StopRequest) -> Path:
+    """A run whose signals are answered."""
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
     was_auto, config = config.precision == "auto", settle(config, resume, config_of_fork(fork) if fork else None)
@@ -117,19 +128,26 @@ def train(config: RunConfig, resume: bool = False, fork: Path | None = None) -> 
     settings, is_main = config_table(config), accelerator.is_main_process
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
-    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note)
+    is_told = partial(stop.is_told_at, "at the edge")
+    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note, is_told)
+    edge = Edge(stop, Agreement(accelerator.num_processes), config.checkpoint.every_minutes if is_main else None)
+    watched = watching(config.watchdog, folder, rank(), world_size(), stop, Screen().alarm)
     patience = Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm)
     journal = Journal(lease, patience)
-    resumed_at = progress.step
-    mirror = Mirror(config.mirror, folder, resumed_at, patience) if is_main and config.mirror.url is not None else None
-    with closing(build_writers(config.trackers, folder, settings, resumed_at, is_main, journal.append)) as writer:
+    mirror = None
+    if is_main and config.mirror.url is not None:
+        mirror = Mirror(config.mirror, folder, progress.step, patience)
+    writers = build_writers(config.trackers, folder, settings, progress.step, is_main, journal.append)
+    with watched, closing(writers) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal, mirror)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal, mirror, edge)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     if not hooks.choosing.is_over:
-                        progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen)
+                        noting = edge.activity.noting
+                        progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen, noting)
                 hooks.settle()
+                edge.finish()
             finally:
                 hooks.close()
                 write_summary(folder, run.loader.summary(), screen)
@@ -354,6 +372,6 @@ def write_summary(folder: Path, shards: Sequence[Mapping[str, Any]], screen: Scr
 
 
 if __name__ == "__main__":
-    from mmclip_launch.cli import run_verb
+    from mmclip_launch.cli import end, run_verb
 
-    sys.exit(run_verb(main, sys.argv[1:]))
+    end(run_verb(main, sys.argv[1:]))

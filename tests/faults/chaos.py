@@ -12,6 +12,7 @@ quarantine names and by nothing else.
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,9 +56,9 @@ def main() -> int:
             return conclude(arena, outcomes, wrong, options)
         finally:
             if options.keep:
+                shutil.copytree(arena.run, place / "kept", symlinks=True)  # its disk goes with the namespace
                 say(f"kept: {place}")
-            else:
-                arena.clear()
+            arena.clear(leave_files=options.keep)
 
 
 def may_unshare() -> bool:

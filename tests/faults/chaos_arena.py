@@ -32,7 +32,7 @@ evaluation = {{ report = false }}
 [data]
 workers = 2
 prefetch_batches = 1
-timeout_seconds = 15
+timeout_seconds = 12
 restarts = 50
 max_bad_fraction = 0.5
 [data.source]
@@ -136,12 +136,13 @@ class Arena:
         found = (self.run / "checkpoints").glob("step-*") if self.run.is_dir() else ()
         return {int(path.name.removeprefix("step-")): path for path in found if path.name[5:].isdigit()}
 
-    def clear(self) -> None:
+    def clear(self, leave_files: bool = False) -> None:
         """Kill what is left, and give the disk back."""
         for process in self.launched:
             kill_tree(process)
         subprocess.run(["umount", "-l", str(self.place / "disk")], check=False, capture_output=True)
-        shutil.rmtree(self.place, ignore_errors=True)
+        if not leave_files:
+            shutil.rmtree(self.place, ignore_errors=True)
 
 
 def mount(*words: str) -> None:

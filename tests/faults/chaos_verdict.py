@@ -11,7 +11,10 @@ from pathlib import Path
 import xxhash
 from chaos_arena import ledger
 
+from mmclip_data.loading.mixture import order_of
+from mmclip_data.loading.opening import open_source
 from mmclip_launch.doctor.processor import read_processor
+from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.ledger import HASH_SPACE
 
 
@@ -28,8 +31,8 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def hash_at(position: int, name: str) -> int:
-    return xxhash.xxh3_64_intdigest(f"{position}:{name}".encode())
+def hash_at(place: int, name: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{place}:{name}".encode())
 
 
 def declared(run: Path) -> dict[int, list[dict[str, object]]]:
@@ -45,12 +48,17 @@ def declared(run: Path) -> dict[int, list[dict[str, object]]]:
 def unexplained_steps(run: Path, clean: Path, steps: Iterable[int]) -> list[int]:
     """Steps whose samples are neither those of the undisturbed run nor those with the declared replacements in it."""
     ours, theirs, named = ledger(run), ledger(clean), declared(run)
+    config = load_run_config(clean / "config.toml")
+    source = open_source(config.data.source, config.data.caption_fields).source
+    order, size = order_of(source, config.data.plan, config.seed), config.global_batch_size
     wrong = []
     for step in steps:
+        first = (step - 1) * size
+        places = {position: first + place for place, position in enumerate(order.batch(first, size).tolist())}
         expected = int(str(theirs[step]["ids"]), 16)
         for entry in named.get(step, []):
-            position = int(str(entry["position"]))
-            expected += hash_at(position, str(entry["replaced_by"])) - hash_at(position, str(entry["sample_id"]))
+            place = places[int(str(entry["position"]))]
+            expected += hash_at(place, str(entry["replaced_by"])) - hash_at(place, str(entry["sample_id"]))
         if step not in ours or int(str(ours[step]["ids"]), 16) != expected % HASH_SPACE:
             wrong.append(step)
     return wrong

@@ -37,6 +37,7 @@ from mmclip_launch.run.retained_config import InterpolationConfig, RetainedConfi
 from mmclip_launch.run.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
+from mmclip_launch.run.watchdog_config import WatchdogConfig
 
 
 @config
@@ -110,6 +111,8 @@ class RunConfig:
     """When training state is saved."""
     mirror: MirrorConfig = field(default_factory=MirrorConfig)
     """A copy of the checkpoints on a store."""
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    """What happens when a process stops answering."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What it is measured on."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
@@ -147,6 +150,7 @@ SAFE_TO_CHANGE = (
     "peer_timeout_seconds",
     "checkpoint",
     "mirror",
+    "watchdog",
     "evaluation",
     "retained.max_forgetting",
     "trackers",
