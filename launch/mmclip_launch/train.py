@@ -96,10 +96,10 @@ def train(config: RunConfig, resume: bool = False, fork: Path | None = None) -> 
         PreemptedError: SIGTERM or SIGUSR1 came to one of its processes, and what it had learned is saved.
     """
     with stop_signals() as stop:
-        return run_to_end(config, resume, stop)
+        return run_to_end(config, resume, fork, stop)
 
 
-def run_to_end(config: RunConfig, resume: bool, stop: StopRequest) -> Path:
+def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopRequest) -> Path:
     """A run whose signals are answered."""
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
