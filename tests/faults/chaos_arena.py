@@ -132,9 +132,10 @@ class Arena:
         return max(lines, default=0)
 
     def checkpoints(self) -> dict[int, Path]:
-        """Published ones, by step."""
+        """Published ones by step, without those that a signal asked for, which the undisturbed run has not."""
         found = (self.run / "checkpoints").glob("step-*") if self.run.is_dir() else ()
-        return {int(path.name.removeprefix("step-")): path for path in found if path.name[5:].isdigit()}
+        named = {int(path.name.removeprefix("step-")): path for path in found if path.name[5:].isdigit()}
+        return {step: path for step, path in named.items() if step % SAVE_EVERY_STEPS == 0 or step == self.steps}
 
     def clear(self, leave_files: bool = False) -> None:
         """Kill what is left, and give the disk back."""
