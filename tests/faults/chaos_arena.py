@@ -17,7 +17,7 @@ from mmclip_data.testing.shard_faults import make_shard
 from mmclip_data.testing.store_faults import FaultyServer
 
 SAVE_EVERY_STEPS = 5
-DISK_MEGABYTES = 48
+DISK_MEGABYTES = 128
 RUN = """
 output = "none"
 global_batch_size = 16
