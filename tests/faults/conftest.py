@@ -317,6 +317,10 @@ class Launched:
             found[int(next(entry[5:] for entry in entries if entry.startswith(b"RANK=")))] = pid
         return [found[rank] for rank in sorted(found)]
 
+    def alive(self, pids: list[int]) -> list[int]:
+        """Those of them that have not ended."""
+        return [pid for pid in pids if is_alive(pid)]
+
     def trainers_and_their_children(self) -> list[int]:
         return [pid for rank in self.ranks() for pid in (rank, *children_of(rank))]
 
