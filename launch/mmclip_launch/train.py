@@ -28,10 +28,12 @@ from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
 from mmclip.training.ema import WeightAverage
+from mmclip.training.gathered import Gathered
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
 from mmclip.training.precision import Precision, allow_tf32
 from mmclip.training.progress import Progress
+from mmclip.training.sharding import ShardingConfig, build_mesh, shard, shard_towers
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip.training.teacher import Teacher
 from mmclip_data.loading.build import build_loader
@@ -175,13 +177,33 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
     freeze(config, towers)
     parts = plan_parts(config, towers, total_steps)
-    optimizer = build_optimizer(config.optimizer, module)
-    update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
-    module.to(accelerator.device)  # before the average is taken, which stays where the weights are
+    is_sharded = config.sharding.method == "fsdp2" and ranks > 1
+    if not is_sharded:  # sharding brings what a device holds there, block by block
+        module.to(accelerator.device)  # before the average is taken, which stays where the weights are
     ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
+    gathered = shard_run(config.sharding, module, ema, accelerator) if is_sharded else None
+    optimizer = build_optimizer(config.optimizer, module)  # last, because sharded parameters are other tensors
+    update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
     teacher = teacher_of(objective.needs.teacher, towers, settled(config), accelerator.device)
     step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher)
-    return Run(step, loader, total_steps, parts)
+    return Run(step, loader, total_steps, parts, gathered)
+
+
+def shard_run(
+    settings: ShardingConfig, module: TrainingModule, ema: WeightAverage | None, accelerator: Accelerator
+) -> Gathered:
+    """Shard what is trained, and its average like it; what evaluations gather is returned.
+
+    Raises:
+        UserError: the model or the objective cannot be sharded.
+    """
+    mesh = build_mesh(settings, accelerator.device, accelerator.num_processes)
+    gathered = Gathered(module.towers, accelerator.device)
+    shard(module, mesh)
+    if ema is not None:
+        shard_towers(ema.towers, mesh)
+    gathered.follow(module.towers if ema is None else ema.towers)
+    return gathered
 
 
 def teacher_of(source: str | None, student: TwoTower, precision: Precision, device: torch.device) -> Teacher | None:

@@ -14,6 +14,7 @@ from mmclip.errors import UserError
 from mmclip.ops.gather import gather
 from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_old, save_checkpoint
 from mmclip.training.diagnostics import health
+from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
@@ -41,6 +42,8 @@ class Run:
     total_steps: int
     parts: Sequence[Part]
     """Its steps by picture size."""
+    gathered: Gathered | None = None
+    """What is evaluated where the weights are sharded."""
 
 
 @dataclass(frozen=True)
