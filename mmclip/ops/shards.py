@@ -26,13 +26,13 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local")  # `DTensor` itself takes a second to import
 
 
-def local(tensor: Shaped[Tensor, "row ..."]) -> Shaped[Tensor, "local ..."]:
+def local(tensor: Shaped[Tensor, "*row"]) -> Shaped[Tensor, "*local"]:
     """The rows that are here; they share the tensor's memory."""
     sharded: Any = tensor
     return sharded.to_local() if is_sharded(tensor) else tensor
 
 
-def whole(tensor: Shaped[Tensor, "row ..."]) -> Shaped[Tensor, "all_rows ..."]:
+def whole(tensor: Shaped[Tensor, "*row"]) -> Shaped[Tensor, "*all_rows"]:
     """All rows. A collective where the tensor is sharded: every rank must ask for it."""
     sharded: Any = tensor
     return sharded.full_tensor() if is_sharded(tensor) else tensor
@@ -44,6 +44,6 @@ def place(tensor: Tensor) -> tuple[int, int]:
     return mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
 
 
-def own_rows(tensor: Shaped[Tensor, "row ..."]) -> tuple[int, int]:
+def own_rows(tensor: Tensor) -> tuple[int, int]:
     """Which rows of the whole are here."""
     return rows_of(tensor.shape[0], *place(tensor)) if is_sharded(tensor) else (0, tensor.shape[0])
