@@ -18,7 +18,7 @@ from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
 from mmclip.release import source_folder, weights_of
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, is_averaged
-from mmclip.training.checkpoint import result_of
+from mmclip.training.checkpoint.result import result_of
 from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.prompts.prompt_set import ClassTexts

@@ -15,7 +15,7 @@ from mmclip.release import Exported, export, source_folder
 from mmclip.release.formats import DEFAULT_FORMAT, FORMATS
 from mmclip.release.formats.comparison import TOLERANCE
 from mmclip.towers.two_tower import TwoTower
-from mmclip.training.checkpoint import STATE_FILE
+from mmclip.training.checkpoint.contents import STATE_FILE
 from mmclip_data.loading.datasets_source import DatasetsConfig
 from mmclip_data.loading.mixture import MixtureConfig
 from mmclip_data.loading.sources import SyntheticConfig

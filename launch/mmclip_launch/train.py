@@ -26,7 +26,11 @@ from mmclip.objectives import Objective
 from mmclip.release import create, load
 from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
-from mmclip.training.checkpoint import checkpoint_bytes, checkpoint_folder, load_checkpoint
+from mmclip.training.checkpoint.contents import checkpoint_bytes
+from mmclip.training.checkpoint.folders import checkpoint_folder
+from mmclip.training.checkpoint.lease import Lease, claim
+from mmclip.training.checkpoint.loading import load_checkpoint
+from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.ema import WeightAverage
 from mmclip.training.gathered import Gathered
 from mmclip.training.module import TrainingModule
@@ -47,10 +51,11 @@ from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.drawing import draw_or_warn
 from mmclip_launch.run.features import encode_once, freeze
-from mmclip_launch.run.folder import claim, config_table, record
+from mmclip_launch.run.folder import begin_folder, config_table, record
 from mmclip_launch.run.heads import add_head, start_head
 from mmclip_launch.run.hooks import Run, RunHooks
 from mmclip_launch.run.in_training import InTraining, scores
+from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
 from mmclip_launch.run.peers import meet_peers, rank, world_size
@@ -91,7 +96,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     share_cores(config, accelerator)
     run = assemble(config, accelerator)
     folder = Path(config.output)
-    progress = start_or_resume(config, checked, accelerator, run, screen)
+    progress, lease = start_or_resume(config, checked, accelerator, run, screen)
     if resume and not progress.step:
         screen.say(f"no checkpoint under {folder}: starting at step 0")
     for line in told_of_start(config, run.step.module.towers):
@@ -109,14 +114,18 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
     evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note)
-    with closing(build_writers(config.trackers, folder, settings, progress.step, is_main)) as writer:
+    journal = Journal(lease, Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm))
+    resumed_at = progress.step
+    with closing(build_writers(config.trackers, folder, settings, resumed_at, is_main, journal.append)) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     if not hooks.choosing.is_over:
                         progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen)
+                hooks.settle()
             finally:
+                hooks.close()
                 write_summary(folder, run.loader.summary(), screen)
         if is_main and config.early_stopping.metric is not None:
             screen.say(f"the run ends at step {progress.step:,}, and its result is: {hooks.choosing.told}")
@@ -260,8 +269,10 @@ def tokenize(towers: TwoTower, captions: Sequence[str]) -> Tensor:
 
 def start_or_resume(
     config: RunConfig, checked: Checked | None, accelerator: Accelerator, run: Run, screen: Screen
-) -> Progress:
-    """Claim a new run folder, or fill everything from the checkpoint that rank 0 found (`checked` is None elsewhere).
+) -> tuple[Progress, Lease]:
+    """Begin a run folder, or fill everything from the checkpoint that rank 0 found (`checked` is None elsewhere).
+
+    With the progress comes the right to write into the folder, which no trainer before this one has any more.
 
     Raises:
         UserError: the prompts do not fit the model, or the run that stands there was another one.
@@ -271,19 +282,20 @@ def start_or_resume(
         refuse_equal_prompts(checked.datasets, towers.tokenizer)
         refuse_small_disk(folder, checkpoint_bytes(run.step.trained), config.checkpoint.keep, screen.warn)
         if checked.is_new:
-            claim(config)
+            begin_folder(config)
     accelerator.wait_for_everyone()
     RUN_FOLDER.set(folder)
-    step = torch.tensor([checked.step if checked is not None else 0])
-    chosen: Tensor = accelerator.reduce(step.to(accelerator.device))  # pyright: ignore
-    progress = begin(config, run) if int(chosen) < 0 else restore(folder, int(chosen), accelerator, run, screen)
+    known = [0, 0] if checked is None else [checked.step, claim(folder).token]
+    told: Tensor = accelerator.reduce(torch.tensor(known).to(accelerator.device))  # pyright: ignore
+    step, token = map(int, told)
+    progress = begin(config, run) if step < 0 else restore(folder, step, accelerator, run, screen)
     if accelerator.is_main_process:
         record(config)
         names = (f"{QUARANTINE}*", f"{SKIPPED}*")  # a file a rank
         several = [path.name for name in names for path in folder.glob(name)]
         for name in ("metrics.jsonl", LEDGER, ALARMS, WATCHED, RETAINED, *several):
             truncate_lines(folder / name, progress.step)
-    return progress
+    return progress, Lease(folder, token)
 
 
 def begin(config: RunConfig, run: Run) -> Progress:

@@ -11,7 +11,7 @@ from mmclip.errors import UserError
 from mmclip.release.formats import DEFAULT_FORMAT, FORMATS, Writer
 from mmclip.release.sources import load, source_folder, weights_of
 from mmclip.towers.two_tower import TwoTower
-from mmclip.training.checkpoint import STATE_FILE
+from mmclip.training.checkpoint.contents import STATE_FILE
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmclip.errors import UserError
 from mmclip.towers.weights import fill
-from mmclip.training.checkpoint import Trained
+from mmclip.training.checkpoint.contents import Trained
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmclip.errors import UserError
@@ -88,21 +88,22 @@ def adapter_state(backbone: nn.Module) -> dict[str, Tensor]:
     return {_file_name(name): tensor for name, tensor in backbone.state_dict().items() if _is_adapter(name)}
 
 
-def save_adapters(backbone: Any, average: Any | None, folder: Path) -> None:
-    """Write base and adapters into a new folder: peft opens it, and a resumed run goes on from the same bits.
+def adapter_files(backbone: Any, average: Any | None) -> dict[str, dict[str, Tensor]]:
+    """Base and adapters by file: peft opens their folder, and a resumed run goes on from the same bits.
 
     `average` is the backbone of an average over steps, where there is one.
     """
-    folder.mkdir()
+    files = {ADAPTER_FILE: adapter_state(backbone), BASE_FILE: base_state(backbone)}
+    return files if average is None else {**files, AVERAGE_FILE: adapter_state(average)}
+
+
+def adapter_config(backbone: Any, folder: Path) -> None:
+    """Write peft's own configuration of the adapters."""
     backbone.lora_config.save_pretrained(str(folder))
-    _save(adapter_state(backbone), folder / ADAPTER_FILE)
-    _save(base_state(backbone), folder / BASE_FILE)
-    if average is not None:
-        _save(adapter_state(average), folder / AVERAGE_FILE)
 
 
 def load_adapters(backbone: Any, average: Any | None, folder: Path) -> None:
-    """Fill base and adapters with what `save_adapters` wrote, every tensor accounted for.
+    """Fill base and adapters with what stands in `adapter_files`, every tensor accounted for.
 
     Raises:
         UserError: the files are of other towers or another rank.
@@ -173,10 +174,6 @@ def _is_adapter(name: str) -> bool:
 
 def _file_name(name: str) -> str:
     return PEFT_PREFIX + name.replace(f".{ADAPTER}.", ".")
-
-
-def _save(state: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, path)
 
 
 @torch.no_grad()

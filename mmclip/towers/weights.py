@@ -210,8 +210,12 @@ def _weights_in(folder: Path) -> Path:
 
 def file_tensors(model: TwoTower) -> dict[str, Tensor]:
     """The weights as a file of open_clip has them, adapters merged into them."""
-    found = model.plain_state().items()
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found}
+    return {name: tensor.cpu().contiguous().clone() for name, tensor in file_views(model).items()}
+
+
+def file_views(model: TwoTower) -> dict[str, Tensor]:
+    """The same, in the model's own memory wherever that is possible."""
+    state = {name: tensor.detach() for name, tensor in model.plain_state().items()}
     for name in ("logit_scale", "logit_bias"):
         if name in state:
             state[name] = state[name].reshape(())  # open_clip's files hold 0-d scalars

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.towers.patches import Grid
-from mmclip.training.checkpoint import Trained
+from mmclip.training.checkpoint.contents import Trained
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -17,7 +17,7 @@ from mmclip.ops.shards import local, whole
 from mmclip.randomness import step_seed
 from mmclip.towers.patches import Grid
 from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate
-from mmclip.training.checkpoint import Trained
+from mmclip.training.checkpoint.contents import Trained
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import OptimizerConfig

@@ -13,9 +13,12 @@ from safetensors.torch import save_file
 
 from mmclip.batch import DataPosition
 from mmclip.ops.shards import whole
+from mmclip.training.checkpoint.lease import Lease, claim
+from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.hooks import RunHooks
+from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator
 
@@ -53,7 +56,9 @@ def main(run_file: Path, answers: Path, *all_runs: str) -> None:
 
         run.step.bare_optimizer.register_step_pre_hook(note)
         writer = build_writers(config.trackers, folder, {}, 0, accelerator.is_main_process)
-        hooks = RunHooks(config, accelerator, run, writer, lambda _: {}, lambda *_: None, print)
+        lease = claim(folder) if accelerator.is_main_process else Lease(folder, 0)
+        journal = Journal(lease, Patience(0.0, print))
+        hooks = RunHooks(config, accelerator, run, writer, lambda *_: {}, lambda *_: None, print, journal)
         progress, batches = Progress(), run.loader.batches(DataPosition(0))
         steps = []
         for number in range(3):
@@ -66,6 +71,7 @@ def main(run_file: Path, answers: Path, *all_runs: str) -> None:
             progress = progress.after(config.global_batch_size)
             hooks.record(progress, batch, report, 0.0)
         writer.close()
+        hooks.close()
         (answers / f"{objective}-steps-{accelerator.process_index}.json").write_text(json.dumps(steps))
         accelerator.wait_for_everyone()
         run.step.release()

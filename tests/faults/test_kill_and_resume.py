@@ -89,7 +89,11 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(
     assert (folder / "ledger.jsonl").read_text() == (unbroken / "ledger.jsonl").read_text()
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "latest",
+        "step-00000009",
+        "step-00000012",
+    ]
 
 
 def test_damaged_newest_checkpoint_is_skipped_and_said(start: Callable[..., Any], unbroken: Path, tmp_path: Path):

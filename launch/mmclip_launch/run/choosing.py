@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.training.checkpoint import RESULT_FILE, RunResult, checkpoint_folder, record_result
+from mmclip.training.checkpoint.folders import checkpoint_folder
+from mmclip.training.checkpoint.result import RESULT_FILE, RunResult, record_result
 from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched, watched_names
 from mmclip.training.progress import Progress
-from mmclip_launch.run.ledger import append_lines
+from mmclip_launch.run.ledger import Append, append_lines
 
 WATCHED = "early_stopping.jsonl"
 """In the run folder: the figure at each evaluation. It is the whole state, and is cut at a resume like all logs."""
@@ -22,10 +23,17 @@ WATCHED = "early_stopping.jsonl"
 class Choosing:
     """Which step is the best so far, and whether the run is over; every rank makes each call."""
 
-    def __init__(self, settings: EarlyStoppingConfig, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        settings: EarlyStoppingConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        append: Append = append_lines,
+    ) -> None:
         self.settings = settings
         self.folder = folder
         self._accelerator = accelerator
+        self._append = append
         before = _read(folder / WATCHED) if settings.metric and accelerator.is_main_process else []
         self._stopping = EarlyStopping(settings, before)
         self.best_step: int | None = None
@@ -55,7 +63,7 @@ class Choosing:
         if self._accelerator.is_main_process:
             value = self._value(figures)
             line = {"step": progress.step, "metric": self.settings.metric, "value": value}
-            append_lines(self.folder / WATCHED, [line])
+            self._append(self.folder / WATCHED, [line])
             self._stopping.note(Watched(progress.step, value))
         self._agree()
         return self.is_over

@@ -17,7 +17,7 @@ from mmclip.objectives.clip import ClipConfig
 from mmclip.towers.architecture import ModelConfig
 from mmclip.towers.settings import TowersConfig
 from mmclip.training.accumulate import AccumulationConfig
-from mmclip.training.checkpoint import CheckpointConfig
+from mmclip.training.checkpoint.config import CheckpointConfig
 from mmclip.training.early_stopping import EarlyStoppingConfig
 from mmclip.training.ema import EmaConfig
 from mmclip.training.optim import OptimizerConfig

@@ -10,7 +10,7 @@ from mmclip_launch.run.tables import to_table, to_toml
 CONFIG = "config.toml"
 
 
-def claim(config: RunConfig) -> None:
+def begin_folder(config: RunConfig) -> None:
     """Make the run folder and write the resolved configuration into it.
 
     Raises:

@@ -12,7 +12,8 @@ from torch import Tensor
 from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
-from mmclip.training.checkpoint import TrainingState, checkpoint_folder, remove_old, save_checkpoint
+from mmclip.training.checkpoint.contents import TrainingState, contents
+from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.diagnostics import health
 from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
@@ -22,7 +23,8 @@ from mmclip_data.loading.build import Loader
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, append_lines, hash_of_ids
+from mmclip_launch.run.journal import Journal
+from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
 from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
 from mmclip_launch.run.trackers import METRICS, MetricWriter
 from mmclip_launch.screen import Screen
@@ -76,6 +78,7 @@ class RunHooks:
         evaluate: Evaluate,
         show: Show,
         say_alarm: Say,
+        journal: Journal,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -87,21 +90,26 @@ class RunHooks:
         self.show = show
         self.say_alarm = say_alarm
         self.folder = Path(config.output)
+        self.journal = journal
         tenth = max(1, run.total_steps // 10)
         self.checkpoint_every = config.checkpoint.every_steps or tenth
-        self.choosing = Choosing(config.early_stopping, self.folder, accelerator)
+        self.choosing = Choosing(config.early_stopping, self.folder, accelerator, journal.append)
         # What decides when the run ends must be asked now and then.
         self.evaluate_every = config.evaluation.every_steps or (tenth if self.choosing.set_name else None)
         self.bad_samples = 0
         rank, ranks = accelerator.process_index, accelerator.num_processes
         # Every rank speaks of its own samples.
-        self.skipped = SkippedSteps(self.folder, rank, ranks, config.optimizer.max_skipped_steps, Screen().alarm)
+        max_skipped = config.optimizer.max_skipped_steps
+        self.skipped = SkippedSteps(self.folder, rank, ranks, max_skipped, Screen().alarm, journal.append)
+        # Under DDP all ranks hold the same state.
+        self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
         self.after_step: Callable[[], None] = lambda: None
         """Called once after each step, before anything is written."""
         self._noted: list[_Noted] = []
+        self._durable_step: int | None = None
         self._newest: StepReport | None = None
         """The only report whose embeddings are kept."""
         self._since = time.perf_counter()
@@ -153,22 +161,48 @@ class RunHooks:
         return ends
 
     def checkpoint(self, progress: Progress) -> None:
-        """Save every `checkpoint.every_steps`, at the end, and what is the best so far."""
+        """Save every `checkpoint.every_steps`, at the end, and what is the best so far; training goes on meanwhile.
+
+        Raises:
+            MachineError: saving has failed for too long, or another trainer has taken over the run.
+        """
+        if self.saver is not None:
+            self.saver.poll()
+            self._note_durable()
         due = progress.step > 0 and progress.step % self.checkpoint_every == 0
         is_best, last = progress.step == self.choosing.best_step, progress.step == self.total_steps
         if not (due or last or is_best or self.choosing.is_over):
             return
         self.flush()
-        if self.accelerator.is_main_process:
-            state = TrainingState(
-                progress, self.data_fingerprint(progress.samples_seen), self.accelerator.num_processes
-            )
-            folder = checkpoint_folder(self.folder, progress.step)
-            save_checkpoint(folder, self.step.trained, state)
-            self.choosing.record()
-            remove_old(self.folder, self.config.checkpoint.keep, self.choosing.best_folder)
-        self.accelerator.wait_for_everyone()
+        if self.saver is not None:
+            ranks = self.accelerator.num_processes
+            state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
+            best = self.choosing.best_folder
+            self.saver.save(progress.step, contents(self.step.trained, state), {best.name} if best else ())
         self._since = time.perf_counter()
+
+    def settle(self) -> None:
+        """Return on every rank when the last checkpoint is on the disk.
+
+        Raises:
+            MachineError: as `checkpoint` does.
+        """
+        if self.saver is not None:
+            self.saver.wait()
+            self._note_durable()
+        self.journal.settle()
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Let a save that has begun end."""
+        if self.saver is not None:
+            self.saver.close()
+
+    def _note_durable(self) -> None:
+        """A best checkpoint is named as the run's result once it is on the disk."""
+        if self.saver is not None and self.saver.durable_step != self._durable_step:
+            self._durable_step = self.saver.durable_step
+            self.choosing.record()
 
     def flush(self) -> None:
         """Read the figures of the noted steps, joined over ranks, and write them.
@@ -176,6 +210,7 @@ class RunHooks:
         Raises:
             UserError: more steps were skipped than `optimizer.max_skipped_steps` or more samples are bad than
                 `data.max_bad_fraction` allows.
+            StaleLeaseError: another trainer has taken over the run; its files are left alone.
         """
         if not self._noted:
             return
@@ -215,7 +250,7 @@ class RunHooks:
         self.writer.write(progress.step, progress.samples_seen, metrics)
         self.show(progress, metrics)
         for alarm in self.monitor.read(progress, metrics):
-            append_lines(self.folder / ALARMS, [asdict(alarm)])
+            self.journal.append(self.folder / ALARMS, [asdict(alarm)])
             self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
 
     def _check_budget(self, progress: Progress) -> None:
@@ -231,7 +266,9 @@ class RunHooks:
         if batch.replaced:
             rank = self.accelerator.process_index
             name = QUARANTINE if self.accelerator.num_processes == 1 else f"{QUARANTINE}.rank{rank}"
-            append_lines(self.folder / name, [{"step": progress.step, **asdict(entry)} for entry in batch.replaced])
+            self.journal.append(
+                self.folder / name, [{"step": progress.step, **asdict(entry)} for entry in batch.replaced]
+            )
 
     def _ledger(self, noted: list[_Noted], losses: list[float], hashes: list[int]) -> None:
         """One line a step; the loss as text, because it may be NaN, which is no JSON."""
@@ -240,7 +277,7 @@ class RunHooks:
             for step, loss, ids_hash in zip(noted, losses, hashes, strict=True)
         ]
         if self.accelerator.is_main_process:
-            append_lines(self.folder / LEDGER, lines)
+            self.journal.append(self.folder / LEDGER, lines)
 
     def _mean_over_ranks(self, figures: Tensor) -> list[list[float]]:
         return self.accelerator.reduce(figures, "mean").tolist()  # pyright: ignore

@@ -1,8 +1,9 @@
 """Files of one line a step or a sample: `ledger.jsonl`, `quarantine.jsonl`, and how a resumed run continues them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import xxhash
 
@@ -11,6 +12,9 @@ STREAMED = "streamed.jsonl"
 """A line a shard: how often it was read, how many samples came, and damages; for streams only."""
 HASH_SPACE = 2**62
 """Per-sample hashes are summed modulo this, so that the sum over ranks fits a signed 64-bit all-reduce."""
+
+Append: TypeAlias = Callable[[Path, Sequence[Mapping[str, object]]], None]
+"""Puts lines behind those of a file: `append_lines`, or a run's `Journal`."""
 
 
 def hash_of_ids(ids: tuple[str, ...], first_position: int) -> int:

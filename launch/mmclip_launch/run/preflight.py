@@ -17,7 +17,8 @@ from mmclip.tokenizer import Tokenizer
 from mmclip.towers.architecture import ModelConfig, check_arch, check_model_cfg
 from mmclip.towers.tensors import refuse_cut_weights
 from mmclip.towers.weights import CONFIG_FILE, WEIGHTS_FILE, read_config
-from mmclip.training.checkpoint import newest_checkpoint
+from mmclip.training.checkpoint.folders import newest_checkpoint, step_of
+from mmclip.training.checkpoint.lease import living_holder
 from mmclip.training.resolution import parts_of
 from mmclip_data.loading.census import refuse_small, refuse_unusable
 from mmclip_data.loading.chosen import PartOfSource
@@ -227,6 +228,12 @@ def _is_new(config: RunConfig, folder: Path, resume: bool) -> bool:
         return True
     if has_config:
         refuse_changes(config, folder)
+        holder = living_holder(folder)
+        if holder is not None:
+            raise UserError(
+                f"--resume: {folder} is being trained right now, by {holder}: let it end, or end it first; two trainers would "
+                "undo each other's work"
+            )
         return False
     found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     if found:
@@ -247,7 +254,7 @@ def _newest_step(folder: Path, warn: Callable[[str], None]) -> int:
         )
     for reason in skipped:
         warn(reason)
-    return int(newest.name.removeprefix("step-")) if newest else -1
+    return step_of(newest) if newest else -1
 
 
 def _check_model(config: ModelConfig) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from mmclip.release.between import Blend
-from mmclip.training.checkpoint import RunResult, record_result
+from mmclip.training.checkpoint.result import RunResult, record_result
 from mmclip.training.early_stopping import watched_names
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers

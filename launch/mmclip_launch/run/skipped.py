@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmclip.errors import UserError
 from mmclip.training.progress import Progress
-from mmclip_launch.run.ledger import SKIPPED, append_lines
+from mmclip_launch.run.ledger import SKIPPED, Append, append_lines
 
 SAMPLES_SAID = 3
 """Names on the terminal; the file has all of them."""
@@ -28,11 +28,20 @@ class SkippedStep:
 class SkippedSteps:
     """Counts them over the whole run, a resumed one included."""
 
-    def __init__(self, folder: Path, rank: int, world_size: int, max_steps: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        world_size: int,
+        max_steps: int,
+        say: Callable[[str], None],
+        append: Append = append_lines,
+    ) -> None:
         self.path = folder / (SKIPPED if world_size == 1 else f"{SKIPPED}.rank{rank}")
         self.rank = rank
         self.max_steps = max_steps
         self.say = say
+        self._append = append
         self.count = 0
         if self.path.is_file():  # it was cut back to the checkpoint that this run goes on from
             self.count = len(self.path.read_text().splitlines())
@@ -45,7 +54,7 @@ class SkippedSteps:
         """
         for step in steps:
             self.count += 1
-            append_lines(self.path, [_line(step)])
+            self._append(self.path, [_line(step)])
             if self.rank == 0 or step.not_finite:
                 self.say(
                     f"step {step.progress.step:,}: {_reason(step)}; no weight was changed, on any rank{self._who(step)}"

@@ -1,7 +1,6 @@
 """Where the figures of a run go: always `metrics.jsonl`, and the trackers that the configuration switches on."""
 
 import importlib.util
-import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Protocol
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip_launch.run.ledger import Append, append_lines
 
 METRICS = "metrics.jsonl"
 Settings = Mapping[str, object]
@@ -42,22 +42,20 @@ class MetricWriter(Protocol):
 
 
 class JsonLines:
-    """One strict JSON object a line, each flushed when written, so that a killed run keeps every line but the last."""
+    """One strict JSON object a line, each written at once, so that a killed run keeps every line."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, append: Append) -> None:
+        self._path = path
+        self._append = append
 
     def write(self, step: int, samples_seen: int, metrics: Mapping[str, float]) -> None:
         """Append a line; NaN and infinities, which JSON lacks, become the texts "nan", "inf" and "-inf"."""
         assert metrics.keys().isdisjoint({"step", "samples_seen"}), metrics
         figures = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
-        entry = {"step": step, "samples_seen": samples_seen, **figures}
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
+        self._append(self._path, [{"step": step, "samples_seen": samples_seen, **figures}])
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Nothing is left: each line was handed over."""
 
 
 class TensorBoard:
@@ -157,7 +155,12 @@ def check_installed(trackers: TrackersConfig) -> None:
 
 
 def build_writers(
-    trackers: TrackersConfig, folder: Path, settings: Settings, resume_step: int, is_main: bool
+    trackers: TrackersConfig,
+    folder: Path,
+    settings: Settings,
+    resume_step: int,
+    is_main: bool,
+    append: Append = append_lines,
 ) -> MetricWriter:
     """The writers of a run into an existing run folder; ranks other than the main one record nothing.
 
@@ -170,7 +173,7 @@ def build_writers(
     check_installed(trackers)
     if not is_main:
         return FanOut([])
-    writers: list[MetricWriter] = [JsonLines(folder / METRICS)]
+    writers: list[MetricWriter] = [JsonLines(folder / METRICS, append)]
     if trackers.tensorboard:
         writers.append(TensorBoard(folder, settings, resume_step))
     if trackers.wandb:

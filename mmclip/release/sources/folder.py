@@ -10,7 +10,8 @@ from mmclip.release.sources.transformers_folder import is_transformers, load_tra
 from mmclip.release.sources.weights_file import load_file
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import CONFIG_FILE, RAW_WEIGHTS_FILE, WEIGHTS_FILE, is_averaged, load_weights
-from mmclip.training.checkpoint import newest_checkpoint, result_of
+from mmclip.training.checkpoint.folders import newest_checkpoint
+from mmclip.training.checkpoint.result import result_of
 
 PEFT_CONFIG = "adapter_config.json"
 

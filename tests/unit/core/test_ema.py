@@ -1,5 +1,6 @@
 """The average of the weights: its arithmetic, that a skipped step leaves it alone, and that it is what others get."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ import torch
 from mmclip.objectives.clip import ClipConfig
 from mmclip.release import create, load
 from mmclip.towers.architecture import ModelConfig
-from mmclip.training.checkpoint import Trained, TrainingState, load_checkpoint, save_checkpoint
+from mmclip.training.checkpoint.config import CheckpointConfig
+from mmclip.training.checkpoint.contents import Trained, TrainingState, contents
+from mmclip.training.checkpoint.lease import claim
+from mmclip.training.checkpoint.loading import load_checkpoint
+from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.ema import EmaConfig, WeightAverage
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import OptimizerConfig, build_optimizer
@@ -63,14 +68,17 @@ def test_a_checkpoint_gives_others_the_average_and_the_run_both(tmp_path: Path):
     assert trained.ema is not None
     move(trained)
     trained.ema.update(trained.module.towers, 1, NONE)
-    save_checkpoint(tmp_path / "step-00000001", trained, TrainingState(Progress(1, 8), "f", 1))
-    average, raw = load(tmp_path / "step-00000001"), load(tmp_path / "step-00000001", raw=True)
+    with closing(Saver(claim(tmp_path), CheckpointConfig(), pytest.fail)) as saver:
+        saver.save(1, contents(trained, TrainingState(Progress(1, 8), "f", 1)))
+        saver.wait()
+    folder = tmp_path / "checkpoints" / "step-00000001"
+    average, raw = load(folder), load(folder, raw=True)
     assert torch.equal(average.embed_texts(["a"]), trained.ema.towers.embed_texts(["a"]))
     assert torch.equal(raw.embed_texts(["a"]), trained.module.towers.embed_texts(["a"]))
     assert not torch.equal(raw.embed_texts(["a"]), average.embed_texts(["a"]))
     other = make()
     move(other)
-    load_checkpoint(tmp_path / "step-00000001", other)
+    load_checkpoint(folder, other)
     assert other.ema is not None
     for ours, theirs in ((other.module, trained.module), (other.ema.towers, trained.ema.towers)):
         assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in ours.state_dict().items())

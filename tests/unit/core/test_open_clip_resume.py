@@ -12,7 +12,7 @@ from mmclip.objectives.clip import ClipConfig
 from mmclip.release.open_clip_training import take_over
 from mmclip.towers.architecture import model_cfg_of
 from mmclip.towers.two_tower import TwoTower
-from mmclip.training.checkpoint import Trained
+from mmclip.training.checkpoint.contents import Trained
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import OptimizerConfig, build_optimizer
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from mmclip.batch import DataPosition
+from mmclip.training.checkpoint.lease import claim
+from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
 from mmclip_launch.run import alarms
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.hooks import RunHooks
+from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator, train
 
@@ -47,7 +50,8 @@ def test_a_log_line_tells_the_health_of_its_last_step_and_keeps_no_other(tmp_pat
     folder = Path(settings.output)
     folder.mkdir()
     writer = build_writers(settings.trackers, folder, {}, 0, is_main=True)
-    hooks = RunHooks(settings, accelerator, run, writer, lambda _: {}, lambda *_: None, pytest.fail)
+    journal = Journal(claim(folder), Patience(0.0, pytest.fail))
+    hooks = RunHooks(settings, accelerator, run, writer, lambda *_: {}, lambda *_: None, pytest.fail, journal)
     progress, batches, kept, alive = Progress(), run.loader.batches(DataPosition(0)), [], []
     for _ in range(3):
         batch = next(batches)
@@ -61,6 +65,7 @@ def test_a_log_line_tells_the_health_of_its_last_step_and_keeps_no_other(tmp_pat
         assert [embed() is not None for embed in alive[:-1]] == [False] * (len(alive) - 1)
     assert alive[-1]() is None, "the log has read it"
     writer.close()
+    hooks.close()
     (logged,) = lines(folder / "metrics.jsonl")
     for modality, embed in zip(("image", "text"), kept[-1], strict=True):
         assert embed.dtype == torch.float32

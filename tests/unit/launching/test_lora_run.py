@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mmclip.release import load
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE
-from mmclip.training.checkpoint import ADAPTER_FOLDER, OPTIMIZER_FILE
+from mmclip.training.checkpoint.contents import ADAPTER_FOLDER, OPTIMIZER_FILE
 from mmclip_launch.evaluate import main as evaluate
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train

@@ -8,13 +8,13 @@ import open_clip
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmclip.errors import UserError
 from mmclip.towers.architecture import model_cfg_of
 from mmclip.towers.block import take_rows
-from mmclip.towers.lora import adapter_state, add_adapters, load_adapters, plain_name, save_adapters
+from mmclip.towers.lora import adapter_config, adapter_files, adapter_state, add_adapters, load_adapters, plain_name
 from mmclip.towers.settings import LoraTable, TowersConfig
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
@@ -139,10 +139,17 @@ def test_named_layers_alone_get_adapters(towers_of):
     assert len(trained) == 2 * 2 * 2
 
 
+def write_adapters(backbone: Any, folder: Path) -> None:
+    folder.mkdir()
+    adapter_config(backbone, folder)
+    for name, tensors in adapter_files(backbone, None).items():
+        save_file(tensors, folder / name)
+
+
 def test_peft_opens_the_adapter_on_stock_open_clip(towers_of, captions, tmp_path: Path):
     towers = moved(towers_of("flat", targets=("linear",))).eval()
     base = TwoTower(towers.model_cfg).eval()
-    save_adapters(towers.backbone, None, tmp_path / "adapter")
+    write_adapters(towers.backbone, tmp_path / "adapter")
     base.backbone.load_state_dict(load_file(tmp_path / "adapter" / "base.safetensors"))
     images, tokens = torch.randn(3, 3, 32, 32), captions([24, 7, 24])
     peer = PeftModel.from_pretrained(base.backbone, str(tmp_path / "adapter")).eval()
@@ -152,7 +159,7 @@ def test_peft_opens_the_adapter_on_stock_open_clip(towers_of, captions, tmp_path
 
 def test_adapters_and_base_come_back_bit_for_bit_and_others_are_refused(towers_of, tmp_path: Path):
     towers = moved(towers_of("flat"))
-    save_adapters(towers.backbone, None, tmp_path / "adapter")
+    write_adapters(towers.backbone, tmp_path / "adapter")
     other = towers_of("flat")
     with torch.no_grad():
         for parameter in other.backbone.parameters():

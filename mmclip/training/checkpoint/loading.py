@@ -1,0 +1,80 @@
+"""Training state from a checkpoint, every tensor accounted for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from mmclip.errors import UserError
+from mmclip.towers.class_head import load_head
+from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, fill
+from mmclip.training.checkpoint.contents import (
+    ADAPTER_FOLDER,
+    OBJECTIVE_FILE,
+    OPTIMIZER_FILE,
+    RAW_HEAD_FILE,
+    STATE_FILE,
+    Trained,
+    TrainingState,
+    named_trained,
+)
+from mmclip.training.module import TrainingModule
+from mmclip.training.progress import Progress
+
+
+def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
+    """Fill module, average and optimizer from a verified folder, every tensor accounted for.
+
+    Raises:
+        UserError: the folder belongs to another model or optimizer.
+    """
+    if trained.has_adapters:  # the files of weights hold the sum of base and adapters, which cannot be taken apart
+        from mmclip.towers.lora import load_adapters
+
+        load_adapters(trained.module.towers.backbone, trained.average, folder / ADAPTER_FOLDER)
+    else:
+        fill(trained.judged, folder / WEIGHTS_FILE)
+        if trained.ema is not None:
+            fill(trained.module.towers, folder / RAW_WEIGHTS_FILE)
+    _fill_heads(trained, folder)
+    if (folder / OBJECTIVE_FILE).is_file():
+        trained.module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
+    _fill_optimizer(folder, trained.module, trained.optimizer)
+    table = json.loads((folder / STATE_FILE).read_text())
+    if trained.scaler is not None and trained.scaler.is_enabled():
+        trained.scaler.load_state_dict(table["scaler"])
+    progress = Progress(**table["progress"])
+    return TrainingState(progress, data_fingerprint=table["data_fingerprint"], world_size=table["world_size"])
+
+
+def _fill_heads(trained: Trained, folder: Path) -> None:
+    """The head of the average where there is one, and that of the weights themselves, which learns."""
+    saved, own = load_head(folder), trained.module.towers.class_head
+    if (saved is None) != (own is None) or (saved and own and saved.names != own.names):
+        raise UserError(f"{folder} has another class head than this run: it belongs to another run")
+    if saved is not None and trained.judged.class_head is not None:
+        trained.judged.class_head.load_state_dict(saved.state_dict())
+    if trained.ema is not None and own is not None:
+        own.load_state_dict(load_file(folder / RAW_HEAD_FILE))
+
+
+def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
+    tensors = load_file(folder / OPTIMIZER_FILE)
+    if not tensors and json.loads((folder / STATE_FILE).read_text())["progress"]["step"] == 0:
+        return  # moments come with the first step
+    state: dict[int, dict[str, Any]] = {}
+    for index, (name, parameter) in enumerate(named_trained(module, optimizer)):
+        state[index] = {key: tensors.pop(f"{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
+        first = state[index]["exp_avg"]
+        if any(value is None for value in state[index].values()) or first is None or first.shape != parameter.shape:
+            raise UserError(f"{folder / OPTIMIZER_FILE} has no moments that fit {name}: it belongs to another model")
+        # `load_state_dict` keeps strides: moments must lie in memory as their parameter does, or the update differs.
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[index][key] = torch.empty_like(parameter).copy_(state[index][key])
+    if tensors:
+        raise UserError(
+            f"{folder / OPTIMIZER_FILE} has moments of unknown parameters: {', '.join(sorted(tensors)[:3])}"
+        )
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

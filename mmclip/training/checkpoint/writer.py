@@ -1,0 +1,183 @@
+"""The process that brings snapshots to the disk while training goes on; it imports no torch and starts at once.
+
+    python -m mmclip.training.checkpoint.writer DESCRIPTOR
+
+reads jobs from its input, a line of JSON each, takes the bytes out of the memory behind the inherited descriptor, and answers
+each with a line. A thread would do the same work under the trainer's interpreter lock. What it has begun it ends, even
+where its trainer is gone; whether that may still appear is for the lease to say.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from mmclip.envelope import Sum, appear, refuse_small_room, seal, why_not
+from mmclip.errors import MachineError, UserError
+from mmclip.training.checkpoint.folders import checkpoint_folder, settle
+from mmclip.training.checkpoint.lease import TEMPORARY, Lease, StaleLeaseError
+
+CHUNK_BYTES = 8 << 20
+NICENESS = 5
+"""On a machine that trains on its processors the steps come first."""
+PEER_SECONDS, ORPHAN_SECONDS, POLL_SECONDS = 600.0, 10.0, 0.02
+"""How long the first rank's writer waits for the files of the others; how long where its own trainer is gone."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint, or one rank's part of it."""
+
+    run: str
+    step: int
+    token: int
+    attempt: int
+    """Of this process, counted alike on all ranks: two tries never share a temporary folder."""
+    files: Sequence[tuple[str, int, int]]
+    """Path, offset in the memory and size in bytes."""
+    rank: int = 0
+    ranks: int = 1
+    """Writers that fill the folder together."""
+    keep: int = 3
+    keep_every_steps: int | None = None
+    spared: Sequence[str] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint is to appear."""
+        return checkpoint_folder(Path(self.run), self.step)
+
+    @property
+    def temporary(self) -> Path:
+        """Where it is written; the token tells whose it is."""
+        return self.folder.parent / f"{TEMPORARY}{self.folder.name}-t{self.token:08d}-a{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a job ended."""
+
+    kind: Literal["durable", "failed", "stale"]
+    message: str = ""
+
+
+def perform(job: Job, memory: memoryview) -> Answer:
+    """Write a job's files and, on the first rank, make the whole folder appear."""
+    lease = Lease(Path(job.run), job.token)
+    expected = sum(size for _, _, size in job.files)
+    try:
+        lease.check()  # before gigabytes are written for nothing
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        refuse_small_room(job.folder.parent, expected)
+        sums = _write_files(job, memory)
+        if job.rank:
+            _hand_over(job, sums)
+            return Answer("durable")
+        for rank in range(1, job.ranks):
+            sums |= _part_of(job, rank)
+        seal(job.temporary, sums)
+        lease.check()
+        appear(job.temporary, job.folder)
+        told = settle(job.folder, job.keep, job.spared, job.keep_every_steps)
+        return Answer("durable", told or "")
+    except StaleLeaseError as error:
+        shutil.rmtree(job.temporary, ignore_errors=True)
+        return Answer("stale", str(error))
+    except (OSError, UserError, MachineError) as error:
+        return _failed(job, lease, error, expected)
+
+
+def _failed(job: Job, lease: Lease, error: Exception, expected: int) -> Answer:
+    try:
+        lease.check()  # a new trainer sweeps away what the old one was about to rename
+    except StaleLeaseError as stale:
+        return Answer("stale", str(stale))
+    except OSError:
+        pass  # the store is gone, as `error` says
+    if job.rank:
+        _note(job, job.rank, {"failed": str(error)})
+    else:
+        shutil.rmtree(job.temporary, ignore_errors=True)
+    message = why_not(job.folder, error, expected) if isinstance(error, OSError) else str(error)
+    return Answer("failed", message)
+
+
+def _write_files(job: Job, memory: memoryview) -> dict[str, Sum]:
+    """Bring every file to the disk; each byte is read once, for the file and for its checksum."""
+    job.temporary.mkdir(exist_ok=True)  # another rank may have been first
+    sums: dict[str, Sum] = {}
+    for name, offset, size in job.files:
+        path = job.temporary / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with path.open("wb", buffering=0) as file:
+            for begin in range(offset, offset + size, CHUNK_BYTES):
+                chunk = memory[begin : min(begin + CHUNK_BYTES, offset + size)]
+                digest.update(chunk)
+                while chunk:  # an unbuffered write may take less than it is given
+                    chunk = chunk[file.write(chunk) :]
+            os.fsync(file.fileno())
+        sums[name] = {"size": size, "sha256": digest.hexdigest()}
+    return sums
+
+
+def _hand_over(job: Job, sums: dict[str, Sum]) -> None:
+    _note(job, job.rank, {"files": sums})
+
+
+def _note(job: Job, rank: int, table: dict[str, object]) -> None:
+    path = job.temporary / f".part-{rank}.json"
+    half = path.with_suffix(".half")
+    try:
+        half.write_text(json.dumps(table))
+        half.rename(path)
+    except OSError as error:  # the first rank waits in vain, and says so
+        print(f"mmclip: rank {rank}: {path}: {error.strerror}", file=sys.stderr)
+
+
+def _part_of(job: Job, rank: int) -> dict[str, Sum]:
+    """What another rank's writer has brought to the disk.
+
+    Raises:
+        MachineError: it failed, or did not come.
+    """
+    path = job.temporary / f".part-{rank}.json"
+    parent, since = os.getppid(), time.monotonic()
+    while not path.exists():
+        waited = time.monotonic() - since
+        if waited > (PEER_SECONDS if os.getppid() == parent else ORPHAN_SECONDS):
+            raise MachineError(f"{job.folder}: the files of rank {rank} did not come within {waited:.0f} s")
+        time.sleep(POLL_SECONDS)
+    table = json.loads(path.read_text())
+    path.unlink()
+    if "failed" in table:
+        raise MachineError(f"{job.folder}: rank {rank}: {table['failed']}")
+    return table["files"]
+
+
+def main(descriptor: int) -> None:
+    """Perform jobs until the input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # schedulers and terminals signal whole groups: the trainer decides
+    os.nice(NICENESS)
+    for line in sys.stdin:
+        job = Job(**json.loads(line))
+        size = max([offset + length for _, offset, length in job.files], default=0)
+        with mmap.mmap(descriptor, max(size, 1), prot=mmap.PROT_READ) as memory, memoryview(memory) as view:
+            answer = perform(job, view)
+        try:
+            print(json.dumps(asdict(answer)), flush=True)
+        except BrokenPipeError:  # the trainer is gone; what it asked for is done
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
