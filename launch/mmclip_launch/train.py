@@ -10,7 +10,7 @@ This is the only place that sees every part; read `mmclip/training/loop.py` next
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,10 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     settings, is_main = config_table(config), accelerator.is_main_process
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
-    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note)
+    judged, filled = run.step.trained.judged, nullcontext
+    if run.gathered is not None:
+        judged, filled = run.gathered.towers, run.gathered.filled
+    evaluation = InTraining(config, accelerator, judged, datasets, screen, note, filled)
     journal = Journal(lease, Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm))
     resumed_at = progress.step
     with closing(build_writers(config.trackers, folder, settings, resumed_at, is_main, journal.append)) as writer:

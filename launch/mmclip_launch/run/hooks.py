@@ -14,6 +14,7 @@ from mmclip.errors import UserError
 from mmclip.ops.gather import gather
 from mmclip.training.checkpoint.contents import TrainingState, contents
 from mmclip.training.checkpoint.saver import Saver
+from mmclip.training.checkpoint.sharded import sharded_contents
 from mmclip.training.diagnostics import health
 from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
@@ -101,8 +102,11 @@ class RunHooks:
         # Every rank speaks of its own samples.
         max_skipped = config.optimizer.max_skipped_steps
         self.skipped = SkippedSteps(self.folder, rank, ranks, max_skipped, Screen().alarm, journal.append)
-        # Under DDP all ranks hold the same state.
-        self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
+        # Under DDP all ranks hold the same state; of sharded state each writes its part.
+        is_sharded = self.step.is_sharded
+        writers = (rank, ranks) if is_sharded else (0, 1)
+        saves = is_sharded or accelerator.is_main_process
+        self.saver = Saver(journal.lease, config.checkpoint, say_alarm, *writers) if saves else None
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
@@ -178,7 +182,8 @@ class RunHooks:
             ranks = self.accelerator.num_processes
             state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
             best = self.choosing.best_folder
-            self.saver.save(progress.step, contents(self.step.trained, state), {best.name} if best else ())
+            files = (sharded_contents if self.step.is_sharded else contents)(self.step.trained, state)
+            self.saver.save(progress.step, files, {best.name} if best else ())
         self._since = time.perf_counter()
 
     def settle(self) -> None:
@@ -202,7 +207,8 @@ class RunHooks:
         """A best checkpoint is named as the run's result once it is on the disk."""
         if self.saver is not None and self.saver.durable_step != self._durable_step:
             self._durable_step = self.saver.durable_step
-            self.choosing.record()
+            if self.accelerator.is_main_process:
+                self.choosing.record()
 
     def flush(self) -> None:
         """Read the figures of the noted steps, joined over ranks, and write them.

@@ -1,6 +1,7 @@
 """Evaluation while a run trains: the same code as `mmclip eval`, the pictures shared by the ranks that train."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -34,6 +35,7 @@ class InTraining:
         opened: Sequence[OpenedDataset],
         screen: Screen,
         note: Note = lambda progress, results: None,
+        filled: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         several = accelerator.num_processes > 1
         ranks = Ranks.of_process_group() if several and config.measured_sets else ALONE
@@ -42,6 +44,8 @@ class InTraining:
         self._opened = opened
         self._screen = screen
         self._note = note
+        self._filled = filled
+        """Within it the towers have their weights, where these are sharded."""
         self._is_main = accelerator.is_main_process
         # Of towers whose weights move nothing is worth keeping but what frozen parts make.
         self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
@@ -49,6 +53,10 @@ class InTraining:
 
     def __call__(self, progress: Progress, only: str | None = None) -> Mapping[str, float]:
         """Scores of the weights as they are, on all sets or on one; empty on all ranks but the first."""
+        with self._filled():
+            return self._scores(progress, only)
+
+    def _scores(self, progress: Progress, only: str | None) -> Mapping[str, float]:
         encoder = self._encoder_now()
         if not self._is_main:
             serve(self._how, encoder.frozen)
