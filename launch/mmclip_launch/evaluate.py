@@ -17,7 +17,7 @@ from pathlib import Path
 from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
 from mmclip.release import sha256_of, source_folder
-from mmclip.towers.weights import RAW_WEIGHTS_FILE, is_averaged
+from mmclip.towers.weights import is_averaged
 from mmclip.training.checkpoint.result import result_of
 from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset

@@ -65,6 +65,7 @@ from mmclip_launch.run.profile import ProfileConfig, profiling
 from mmclip_launch.run.recipe_checks import warn_of_warmup
 from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
 from mmclip_launch.run.robust import settle_between
+from mmclip_launch.run.sharding import asked_of_launcher, told_of_sharding
 from mmclip_launch.run.start import told_of_start
 from mmclip_launch.run.trackers import build_writers
 from mmclip_launch.screen import Screen
@@ -88,6 +89,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     """
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
+    config = asked_of_launcher(config)
     was_auto, config = config.precision == "auto", settle(config, resume)
     checked = preflight(config, resume, screen.warn) if rank() == 0 else None
     accelerator = build_accelerator(config)
@@ -99,7 +101,10 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     progress, lease = start_or_resume(config, checked, accelerator, run, screen)
     if resume and not progress.step:
         screen.say(f"no checkpoint under {folder}: starting at step 0")
-    for line in told_of_start(config, run.step.module.towers):
+    for line in (
+        *told_of_sharding(config, accelerator.num_processes),
+        *told_of_start(config, run.step.module.towers),
+    ):
         screen.say(line)
     for line in warn_of_warmup(config, run.total_steps):
         screen.warn(line)
