@@ -111,17 +111,7 @@ def run_to_end(config: RunConfig, resume: bool, stop: StopRequest) -> Path:
     run = assemble(config, accelerator)
     folder = Path(config.output)
     progress, lease = start_or_resume(config, checked, accelerator, run, screen)
-    if resume and not progress.step:
-        screen.say(f"no checkpoint under {folder}: starting at step 0")
-    for line in (
-        *told_of_sharding(config, accelerator.num_processes),
-        *told_of_start(config, run.step.module.towers),
-    ):
-        screen.say(line)
-    for line in warn_of_warmup(config, run.total_steps):
-        screen.warn(line)
-    screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
-    screen.trained(run.step.module.parameters())
+    tell(config, accelerator, run, progress, resume, screen)
     encode_once(config, accelerator, run, screen)
     if not progress.step:
         fit_head(config, accelerator, run, screen)
@@ -179,6 +169,21 @@ def run_to_end(config: RunConfig, resume: bool, stop: StopRequest) -> Path:
         guard(folder, config.retained, forgot)
     RUN_FOLDER.set(None)
     return folder
+
+
+def tell(
+    config: RunConfig, accelerator: Accelerator, run: Run, progress: Progress, resume: bool, screen: Screen
+) -> None:
+    """What a person should know before the first step."""
+    if resume and not progress.step:
+        screen.say(f"no checkpoint under {config.output}: starting at step 0")
+    sharding = told_of_sharding(config, accelerator.num_processes)
+    for line in (*sharding, *told_of_start(config, run.step.module.towers)):
+        screen.say(line)
+    for line in warn_of_warmup(config, run.total_steps):
+        screen.warn(line)
+    screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    screen.trained(run.step.module.parameters())
 
 
 def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
