@@ -25,9 +25,11 @@ from mmclip.training.precision import PrecisionChoice
 from mmclip.training.progress import LengthConfig
 from mmclip.training.resolution import ResolutionConfig
 from mmclip.training.schedule import ScheduleConfig
+from mmclip.training.sharding import ShardingConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
+from mmclip_launch.mirror.config import MirrorConfig
 from mmclip_launch.run.chosen import dev_set
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.head_config import HeadConfig
@@ -98,6 +100,8 @@ class RunConfig:
     """Learning rate over the run."""
     accumulation: AccumulationConfig = field(default_factory=AccumulationConfig)
     """Batches that do not fit into memory."""
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    """Models that do not fit into memory."""
     resolution: tuple[ResolutionConfig, ...] = ()
     """Earlier parts of the run at other picture sizes, each a `[[resolution]]` table; the rest is at the model's own."""
     image_features: str | None = None
@@ -108,6 +112,8 @@ class RunConfig:
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When training state is saved."""
+    mirror: MirrorConfig = field(default_factory=MirrorConfig)
+    """A copy of the checkpoints on a store."""
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     """What happens when a process stops answering."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -146,6 +152,7 @@ SAFE_TO_CHANGE = (
     "log_every_steps",
     "peer_timeout_seconds",
     "checkpoint",
+    "mirror",
     "watchdog",
     "evaluation",
     "retained.max_forgetting",
@@ -153,6 +160,7 @@ SAFE_TO_CHANGE = (
     "device",
     "profile",
     "accumulation.graph_gib",
+    "sharding",
     "towers.text_groups",
     "towers.pooled_last_block",
     "towers.activation_checkpointing",

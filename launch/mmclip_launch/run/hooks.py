@@ -13,13 +13,17 @@ from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
 from mmclip.training.agreement import Agreement
-from mmclip.training.checkpoint.contents import TrainingState, contents
+from mmclip.training.checkpoint.contents import TrainingState, checkpoint_bytes, contents
+from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.saver import Saver
+from mmclip.training.checkpoint.sharded import sharded_contents
 from mmclip.training.diagnostics import health
+from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
+from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.activity import Activity
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.choosing import Choosing
@@ -47,6 +51,8 @@ class Run:
     total_steps: int
     parts: Sequence[Part]
     """Its steps by picture size."""
+    gathered: Gathered | None = None
+    """What is evaluated where the weights are sharded."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ class RunHooks:
         show: Show,
         say_alarm: Say,
         journal: Journal,
+        mirror: Mirror | None = None,
         edge: Edge | None = None,
     ) -> None:
         self.config = config
@@ -104,8 +111,14 @@ class RunHooks:
         # Every rank speaks of its own samples.
         max_skipped = config.optimizer.max_skipped_steps
         self.skipped = SkippedSteps(self.folder, rank, ranks, max_skipped, Screen().alarm, journal.append)
-        # Under DDP all ranks hold the same state.
-        self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
+        # Under DDP all ranks hold the same state; of sharded state each writes its part.
+        is_sharded = self.step.is_sharded
+        writers = (rank, ranks) if is_sharded else (0, 1)
+        saves = is_sharded or accelerator.is_main_process
+        self.saver = Saver(journal.lease, config.checkpoint, say_alarm, *writers) if saves else None
+        if self.saver is not None:
+            self.saver.prepare(checkpoint_bytes(run.step.trained) // writers[1])
+        self.mirror = mirror
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
@@ -208,8 +221,8 @@ class RunHooks:
         if self.saver is not None:
             ranks = self.accelerator.num_processes
             state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
-            best = self.choosing.best_folder
-            self.saver.save(progress.step, contents(self.step.trained, state), {best.name} if best else ())
+            files = (sharded_contents if self.step.is_sharded else contents)(self.step.trained, state)
+            self.saver.save(progress.step, files, self._spared())
         self._since = time.perf_counter()
 
     def settle(self) -> None:
@@ -222,18 +235,34 @@ class RunHooks:
             self.saver.wait()
             self._note_durable()
         self.journal.settle()
+        if self.mirror is not None:
+            self.mirror.settle()
         self.edge.agreement.any(False)  # over a group that is patient: the disk may be slow
 
     def close(self) -> None:
-        """Let a save that has begun end."""
+        """Let saves and copies that have begun end."""
         if self.saver is not None:
             self.saver.close()
+        if self.mirror is not None:
+            self.mirror.close()
+
+    def _spared(self) -> set[str]:
+        """Checkpoints that stay however many follow: the best so far, and what is being copied."""
+        best = self.choosing.best_folder
+        spared = set() if best is None else {best.name}
+        return spared if self.mirror is None else spared | self.mirror.spared
 
     def _note_durable(self) -> None:
-        """A best checkpoint is named as the run's result once it is on the disk."""
-        if self.saver is not None and self.saver.durable_step != self._durable_step:
+        """What a checkpoint is good for once it is on the disk: being the run's result, and being copied."""
+        assert self.saver is not None
+        if self.saver.durable_step is not None and self.saver.durable_step != self._durable_step:
             self._durable_step = self.saver.durable_step
-            self.choosing.record()
+            if self.accelerator.is_main_process:
+                self.choosing.record()
+            if self.mirror is not None:
+                self.mirror.offer(checkpoint_folder(self.folder, self._durable_step))
+        if self.mirror is not None:
+            self.mirror.poll()
 
     def flush(self) -> None:
         """Read the figures of the noted steps, joined over ranks, and write them.
