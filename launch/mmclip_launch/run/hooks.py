@@ -234,6 +234,7 @@ class RunHooks:
         if self.saver is not None:
             self.saver.wait()
             self._note_durable()
+            self.edge.is_on_disk()
         self.journal.settle()
         if self.mirror is not None:
             self.mirror.settle()
