@@ -12,7 +12,7 @@ def test_a_loader_process_that_was_forked_later_does_not_keep_it():
     ends = fork.Event()
     loader = fork.Process(target=ends.wait, args=(60,), daemon=True)
     loader.start()
-    assert child.close(30)
+    assert child.close(30.0)
     assert loader.is_alive()
     ends.set()
     loader.join()
