@@ -1,7 +1,7 @@
-"""Tensors in files by rows: `NAME.layout.json` says which rows of which tensor stand in each `NAME-0000R-of-0000N.safetensors`.
+"""Tensors in files by rows: `NAME.layout.json` says which rows stand in each `NAME-0000R-of-0000N.safetensors`.
 
-Each rank of a sharded run writes the rows that it holds, and needs nobody for that. File r holds the r-th chunk of `rows` rows of
-a tensor; the last files hold fewer of them, or none. A tensor without `rows` stands whole in the first file.
+Each rank of a sharded run writes the rows that it holds, and needs nobody for that. File r holds the r-th chunk of `rows`
+rows of a tensor; the last files hold fewer of them, or none. A tensor without `rows` stands whole in the first file.
 """
 
 import json
@@ -112,7 +112,9 @@ def _open_file(path: Path, stack: ExitStack) -> Stored:
 def _open_layout(path: Path, stack: ExitStack) -> Stored:
     table = json.loads(path.read_text(encoding="utf-8"))
     if table["version"] != VERSION:
-        raise UserError(f"{path} has version {table['version']}: expected {VERSION}; load it with the mmclip that wrote it")
+        raise UserError(
+            f"{path} has version {table['version']}: expected {VERSION}; load it with the mmclip that wrote it"
+        )
     name, ranks, tensors = path.name.removesuffix(LAYOUT), int(table["files"]), table["tensors"]
     paths = [path.with_name(shard_file(name, rank, ranks)) for rank in range(ranks)]
     files = tuple(stack.enter_context(safe_open(one, framework="pt")) for one in paths)

@@ -87,7 +87,9 @@ def is_sharded_module(module: nn.Module) -> bool:
 def _blocks(towers: TwoTower) -> list[nn.Module]:
     from mmclip.towers.blocks import blocks_of, image_tower, text_tower  # imports open_clip
 
-    return [block for tower in (image_tower(towers.backbone), text_tower(towers.backbone)) for block in blocks_of(tower)]
+    return [
+        block for tower in (image_tower(towers.backbone), text_tower(towers.backbone)) for block in blocks_of(tower)
+    ]
 
 
 def _refuse_unshardable(module: "TrainingModule") -> None:

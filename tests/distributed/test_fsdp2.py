@@ -132,7 +132,9 @@ def test_no_file_of_a_sharded_checkpoint_is_a_pickle_and_each_rank_has_its_own(s
 
 
 def test_two_checkpoints_of_a_sharded_run_are_told_apart_by_their_weights(sharded: Path):
-    hashes = {sha256_of(sharded / "checkpoints" / f"step-0000000{step}", raw) for step in (2, 4) for raw in (True, False)}
+    hashes = {
+        sha256_of(sharded / "checkpoints" / f"step-0000000{step}", raw) for step in (2, 4) for raw in (True, False)
+    }
     assert len(hashes) == 4
     assert None not in hashes
 

@@ -51,7 +51,9 @@ def weights_of(folder: Path, raw: bool = False) -> Path | None:
 def sha256_of(folder: Path, raw: bool = False) -> str | None:
     """Of the one file of weights in a folder, or of the one that weights in rows would make; None where there is none such."""
     if is_in_rows(folder):
-        return tensors_sha256(read_all(raw_weights_in(folder) if raw and is_averaged(folder) else folder / WEIGHTS_LAYOUT))
+        return tensors_sha256(
+            read_all(raw_weights_in(folder) if raw and is_averaged(folder) else folder / WEIGHTS_LAYOUT)
+        )
     weights = weights_of(folder, raw)
     return None if weights is None else sha256(weights)
 
