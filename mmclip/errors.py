@@ -15,3 +15,10 @@ class MachineError(Exception):
 
 class GuardError(Exception):
     """A guard that was asked for did not hold, though everything worked: exit code 4."""
+
+
+class PreemptedError(BaseException):
+    """The run was told to end and has ended; the same command with `--resume` goes on: exit code 75.
+
+    Like KeyboardInterrupt no `Exception`: it may be raised anywhere, and nothing on the way may take it for a failure.
+    """

@@ -1,8 +1,13 @@
 """The `mmclip` command: a table of verbs, each loaded only when it is called, so that `--help` answers at once."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from mmclip.errors import PreemptedError
+from mmclip_launch.launcher import EXIT_REQUEUE
 
 VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
@@ -36,12 +41,26 @@ VERBS = {
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
 TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
 Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
-process), 4 a guard did not hold (--max-forgetting), 130 interrupted. docs/errors.md lists the messages."""
+process), 4 a guard did not hold (--max-forgetting), 75 told to end by SIGTERM or SIGUSR1 (--resume goes on), 130 interrupted.
+docs/errors.md lists the messages."""
 
 
 def main() -> None:
     """Entry point of the installed command."""
-    sys.exit(run_verb(dispatch, sys.argv[1:]))
+    end(run_verb(dispatch, sys.argv[1:]))
+
+
+def end(code: int) -> NoReturn:
+    """End this process.
+
+    One that was told to end does so without the interpreter's own end, which takes two seconds of a scheduler's patience,
+    and on several processes may wait for a peer that is gone.
+    """
+    if code == EXIT_REQUEUE:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_verb(verb: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
@@ -50,7 +69,7 @@ def run_verb(verb: Callable[[Sequence[str]], None], arguments: Sequence[str]) ->
     try:
         verb(words)
         sys.stdout.flush()  # a reader that has gone is noticed here, not by the interpreter at its end
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, PreemptedError) as error:
         from mmclip_launch.faults import report
 
         return report(error, debug=len(words) < len(arguments))

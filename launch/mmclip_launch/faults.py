@@ -17,7 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from mmclip.errors import BadSampleError, GuardError, MachineError, UserError
+from mmclip.errors import BadSampleError, GuardError, MachineError, PreemptedError, UserError
+from mmclip_launch.launcher import EXIT_REQUEUE
 
 EXIT_FAULT, EXIT_USER_ERROR, EXIT_MACHINE, EXIT_GUARD, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 3, 4, 130, 141
 
@@ -62,6 +63,8 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, BrokenPipeError) and _output_is_closed():
         return EXIT_PIPE_CLOSED
     fault = describe(error)
+    if fault.code == EXIT_REQUEUE and os.environ.get("RANK", "0") != "0":
+        return fault.code  # all ranks end for one reason, and the first says it
     rank, several = int(os.environ.get("RANK", "0")), os.environ.get("WORLD_SIZE", "1") != "1"
     kept = _keep(error, rank) if fault.keep_traceback else ""
     if several and (rank or fault.follows_another):
@@ -81,6 +84,8 @@ def describe(error: BaseException) -> Fault:
         return Fault(EXIT_MACHINE, str(error))
     if isinstance(error, GuardError):
         return Fault(EXIT_GUARD, str(error))
+    if isinstance(error, PreemptedError):
+        return Fault(EXIT_REQUEUE, str(error))
     if isinstance(error, KeyboardInterrupt):
         hint = "; `--resume` continues from the last checkpoint" if RUN_FOLDER.get() else ""
         return Fault(EXIT_INTERRUPTED, f"interrupted{hint}")
@@ -88,7 +93,7 @@ def describe(error: BaseException) -> Fault:
         return Fault(EXIT_MACHINE, _out_of_memory(error), keep_traceback=True)
     if isinstance(error, OSError) and error.errno is not None:
         return Fault(EXIT_MACHINE, _refused_by_system(error), keep_traceback=error.errno not in ADVICE)
-    if _is_lost_peer(error):
+    if is_lost_peer(error):
         reason = " ".join(str(error).split())[:200]
         message = f"lost contact with another process of this run, whose own message tells why ({reason})"
         return Fault(EXIT_MACHINE, message, keep_traceback=True, follows_another=True)
@@ -121,7 +126,8 @@ def _out_of_memory(error: BaseException) -> str:
     )
 
 
-def _is_lost_peer(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether `error` says no more than that another process of the run is gone."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return False
     return _is_torch(error, "DistError") or (isinstance(error, RuntimeError) and bool(LOST_PEER.search(str(error))))

@@ -109,6 +109,6 @@ def _first_line(name: str) -> str:
 
 
 if __name__ == "__main__":
-    from mmclip_launch.cli import run_verb
+    from mmclip_launch.cli import end, run_verb
 
-    sys.exit(run_verb(main, sys.argv[1:]))
+    end(run_verb(main, sys.argv[1:]))

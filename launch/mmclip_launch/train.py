@@ -26,6 +26,7 @@ from mmclip.objectives import Objective
 from mmclip.release import create, load
 from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
+from mmclip.training.agreement import Agreement
 from mmclip.training.checkpoint.contents import checkpoint_bytes
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.lease import Lease, claim
@@ -44,12 +45,14 @@ from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
+from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.alarms import ALARMS
 from mmclip_launch.run.choosing import WATCHED
 from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.drawing import draw_or_warn
+from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.folder import begin_folder, config_table, record
 from mmclip_launch.run.heads import add_head, start_head
@@ -67,7 +70,9 @@ from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_r
 from mmclip_launch.run.robust import settle_between
 from mmclip_launch.run.sharding import asked_of_launcher, told_of_sharding
 from mmclip_launch.run.start import told_of_start
+from mmclip_launch.run.stop_signals import StopRequest, stop_signals
 from mmclip_launch.run.trackers import build_writers
+from mmclip_launch.run.watchdog import watching
 from mmclip_launch.screen import Screen
 
 
@@ -86,7 +91,14 @@ def train(config: RunConfig, resume: bool = False) -> Path:
 
     Raises:
         UserError: the configuration cannot work here, the folder is taken, or the run has diverged.
+        PreemptedError: SIGTERM or SIGUSR1 came to one of its processes, and what it had learned is saved.
     """
+    with stop_signals() as stop:
+        return run_to_end(config, resume, stop)
+
+
+def run_to_end(config: RunConfig, resume: bool, stop: StopRequest) -> Path:
+    """A run whose signals are answered."""
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
     config = asked_of_launcher(config)
@@ -99,17 +111,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     run = assemble(config, accelerator)
     folder = Path(config.output)
     progress, lease = start_or_resume(config, checked, accelerator, run, screen)
-    if resume and not progress.step:
-        screen.say(f"no checkpoint under {folder}: starting at step 0")
-    for line in (
-        *told_of_sharding(config, accelerator.num_processes),
-        *told_of_start(config, run.step.module.towers),
-    ):
-        screen.say(line)
-    for line in warn_of_warmup(config, run.total_steps):
-        screen.warn(line)
-    screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
-    screen.trained(run.step.module.parameters())
+    tell(config, accelerator, run, progress, resume, screen)
     encode_once(config, accelerator, run, screen)
     if not progress.step:
         fit_head(config, accelerator, run, screen)
@@ -118,20 +120,29 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     settings, is_main = config_table(config), accelerator.is_main_process
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
+    is_told = partial(stop.is_told_at, "at the edge")
     judged, filled = run.step.trained.judged, nullcontext
     if run.gathered is not None:
         judged, filled = run.gathered.towers, run.gathered.filled
-    evaluation = InTraining(config, accelerator, judged, datasets, screen, note, filled)
-    journal = Journal(lease, Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm))
-    resumed_at = progress.step
-    with closing(build_writers(config.trackers, folder, settings, resumed_at, is_main, journal.append)) as writer:
+    evaluation = InTraining(config, accelerator, judged, datasets, screen, note, is_told, filled)
+    edge = Edge(stop, Agreement(accelerator.num_processes), config.checkpoint.every_minutes if is_main else None)
+    watched = watching(config.watchdog, folder, rank(), world_size(), stop, Screen().alarm)
+    patience = Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm)
+    journal = Journal(lease, patience)
+    mirror = None
+    if is_main and config.mirror.url is not None:
+        mirror = Mirror(config.mirror, folder, progress.step, patience)
+    writers = build_writers(config.trackers, folder, settings, progress.step, is_main, journal.append)
+    with watched, closing(writers) as writer:
         with screen.progress(run.total_steps, progress.step, config.global_batch_size) as show:
-            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal)
+            hooks = RunHooks(config, accelerator, run, writer, evaluation, show, screen.alarm, journal, mirror, edge)
             try:
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     if not hooks.choosing.is_over:
-                        progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen)
+                        noting = edge.activity.noting
+                        progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen, noting)
                 hooks.settle()
+                edge.finish()
             finally:
                 hooks.close()
                 write_summary(folder, run.loader.summary(), screen)
@@ -158,6 +169,21 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         guard(folder, config.retained, forgot)
     RUN_FOLDER.set(None)
     return folder
+
+
+def tell(
+    config: RunConfig, accelerator: Accelerator, run: Run, progress: Progress, resume: bool, screen: Screen
+) -> None:
+    """What a person should know before the first step."""
+    if resume and not progress.step:
+        screen.say(f"no checkpoint under {config.output}: starting at step 0")
+    sharding = told_of_sharding(config, accelerator.num_processes)
+    for line in (*sharding, *told_of_start(config, run.step.module.towers)):
+        screen.say(line)
+    for line in warn_of_warmup(config, run.total_steps):
+        screen.warn(line)
+    screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    screen.trained(run.step.module.parameters())
 
 
 def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
@@ -357,6 +383,6 @@ def write_summary(folder: Path, shards: Sequence[Mapping[str, Any]], screen: Scr
 
 
 if __name__ == "__main__":
-    from mmclip_launch.cli import run_verb
+    from mmclip_launch.cli import end, run_verb
 
-    sys.exit(run_verb(main, sys.argv[1:]))
+    end(run_verb(main, sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Tensors in files by rows: `NAME.layout.json` says which rows stand in each `NAME-0000R-of-0000N.safetensors`.
+"""Tensors in files by rows: `NAME.layout.json` says which rows of which tensor stand in each `NAME-0000R-of-0000N.safetensors`.
 
-Each rank of a sharded run writes the rows that it holds, and needs nobody for that. File r holds the r-th chunk of `rows`
-rows of a tensor; the last files hold fewer of them, or none. A tensor without `rows` stands whole in the first file.
+Each rank of a sharded run writes the rows that it holds, and needs nobody for that. File r holds the r-th chunk of `rows` rows
+of a tensor; the last files hold fewer of them, or none. A tensor without `rows` stands whole in the first file.
 """
 
 import json

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmclip.errors import UserError
 from mmclip.towers.block import ADAPTER, takes_rows
 from mmclip.towers.blocks import blocks_of, image_tower, text_tower
 from mmclip.towers.settings import LoraTable
+from mmclip.towers.tensors import read_tensors
 
 ATTENTION, LINEAR = "attention", "linear"
 """Words among the targets: projections to queries, keys and values, and all linear layers of the blocks."""
@@ -108,10 +108,10 @@ def load_adapters(backbone: Any, average: Any | None, folder: Path) -> None:
     Raises:
         UserError: the files are of other towers or another rank.
     """
-    base = load_file(folder / BASE_FILE)
-    _fill(backbone, {**base, **load_file(folder / ADAPTER_FILE)}, folder)
+    base = read_tensors(folder / BASE_FILE)
+    _fill(backbone, {**base, **read_tensors(folder / ADAPTER_FILE)}, folder)
     if average is not None:
-        _fill(average, {**base, **load_file(folder / AVERAGE_FILE)}, folder)
+        _fill(average, {**base, **read_tensors(folder / AVERAGE_FILE)}, folder)
 
 
 def plain_name(name: str) -> str:

@@ -19,6 +19,14 @@ class Hooks(Protocol):
         """Note one finished step."""
         ...
 
+    def stops(self, progress: Progress) -> bool | None:
+        """Whether the run is told to end here, with a checkpoint but without an evaluation."""
+        ...
+
+    def owes(self, progress: Progress) -> bool | None:
+        """Whether the evaluation of `progress` is still to be made, with which this process begins."""
+        ...
+
     def evaluate(self, progress: Progress) -> bool | None:
         """Evaluate if it is time; called before the first step too. True ends the run."""
         ...
@@ -41,7 +49,9 @@ def fit(
     Evaluation comes before the checkpoint of the same step: a run that resumes there has already been evaluated there.
     """
     ends = False
-    if progress.step == 0:
+    if progress.step == 0 or hooks.owes(
+        progress
+    ):  # a run that was told to end has left its evaluation to its successor
         ends = hooks.evaluate(progress)
         hooks.checkpoint(progress)
     while progress.step < total_steps and not ends:
@@ -52,6 +62,6 @@ def fit(
         progress = progress.after(step.rule.global_batch_size)
         assert batch.position.samples_consumed == progress.samples_seen, "the loader and the loop count alike"
         hooks.record(progress, batch, report, data_seconds)
-        ends = hooks.evaluate(progress)
+        ends = hooks.stops(progress) or hooks.evaluate(progress)
         hooks.checkpoint(progress)
     return progress

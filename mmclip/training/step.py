@@ -89,7 +89,7 @@ class TrainStep:
         gc.collect()
 
     def _prepare(self) -> None:
-        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides. Shards have hooks of their own.
+        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides. A sharded module has own hooks.
         self.is_sharded = is_sharded_module(self.module)
         self.wrapped: Any
         self.optimizer: Any

@@ -25,6 +25,7 @@ from mmclip.errors import BadSampleError, UserError
 from mmclip_data.loading.slots import Shape, Views, leased
 from mmclip_data.loading.watchdog import POLL_SECONDS as DEATH_POLL_SECONDS
 from mmclip_data.loading.watchdog import Say, Whereabouts, WorkerDied, name_places, wait_for
+from mmclip_data.loading.worker_signals import held_back, obey_parent
 
 KEPT = 2
 """Batches of each process that the consumer may keep; of more it gets copies, so that no process waits for him."""
@@ -139,10 +140,13 @@ class _Carrying(IterableDataset):
     def __init__(self, batches: Iterable[ImageTextBatch], ring: Ring) -> None:
         self.batches = batches
         self.ring = ring
+        self.parent = os.getpid()
+        self.parent_thread_lasts = threading.current_thread() is threading.main_thread()
 
     def __iter__(self) -> Iterator[Filled | Exception]:
         info = get_worker_info()
         assert info is not None, "loader processes alone iterate here"
+        obey_parent(self.parent, self.parent_thread_lasts)
         names = ("tokens", "keys", "ids", "position", "replaced", "image_features", "text_features", "classes")
         try:
             for batch in self.batches:
@@ -169,7 +173,8 @@ def batches_from_processes(
         timeout=DEATH_POLL_SECONDS,
         multiprocessing_context="fork",  # the ring is inherited, not sent
     )
-    filled = _start(loader)
+    with held_back():
+        filled = _start(loader)
 
     def attempt(seconds: float) -> Filled | Exception:
         try:

@@ -29,6 +29,7 @@ from mmclip.training.sharding import ShardingConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
+from mmclip_launch.mirror.config import MirrorConfig
 from mmclip_launch.run.chosen import dev_set
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.head_config import HeadConfig
@@ -37,6 +38,7 @@ from mmclip_launch.run.retained_config import InterpolationConfig, RetainedConfi
 from mmclip_launch.run.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
 from mmclip_launch.run.trackers import TrackersConfig
+from mmclip_launch.run.watchdog_config import WatchdogConfig
 
 
 @config
@@ -110,6 +112,10 @@ class RunConfig:
     """A moving average of the weights, which is then what is evaluated, saved for others and exported."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When training state is saved."""
+    mirror: MirrorConfig = field(default_factory=MirrorConfig)
+    """A copy of the checkpoints on a store."""
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    """What happens when a process stops answering."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What it is measured on."""
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
@@ -146,6 +152,8 @@ SAFE_TO_CHANGE = (
     "log_every_steps",
     "peer_timeout_seconds",
     "checkpoint",
+    "mirror",
+    "watchdog",
     "evaluation",
     "retained.max_forgetting",
     "trackers",

@@ -12,7 +12,9 @@ from torch import Tensor
 from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.ops.gather import gather
-from mmclip.training.checkpoint.contents import TrainingState, contents
+from mmclip.training.agreement import Agreement
+from mmclip.training.checkpoint.contents import TrainingState, checkpoint_bytes, contents
+from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.checkpoint.sharded import sharded_contents
 from mmclip.training.diagnostics import health
@@ -21,17 +23,21 @@ from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
+from mmclip_launch.mirror.sender import Mirror
+from mmclip_launch.run.activity import Activity
 from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
 from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
 from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
-from mmclip_launch.run.trackers import METRICS, MetricWriter
+from mmclip_launch.run.stop_signals import StopRequest
+from mmclip_launch.run.trackers import METRICS, MetricWriter, has_scores
 from mmclip_launch.screen import Screen
 
-Evaluate = Callable[[Progress, str | None], Mapping[str, float]]
-"""Of the weights at a step, on all sets or on the one that is named."""
+Evaluate = Callable[[Progress, str | None], Mapping[str, float] | None]
+"""Of the weights at a step, on all sets or on the one that is named; None where it was broken off."""
 Show = Callable[[Progress, Mapping[str, float]], None]
 Say = Callable[[str], None]
 
@@ -80,6 +86,8 @@ class RunHooks:
         show: Show,
         say_alarm: Say,
         journal: Journal,
+        mirror: Mirror | None = None,
+        edge: Edge | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -90,6 +98,7 @@ class RunHooks:
         self.run_evaluation = evaluate
         self.show = show
         self.say_alarm = say_alarm
+        self.edge = edge or Edge(StopRequest(Activity()), Agreement(accelerator.num_processes))
         self.folder = Path(config.output)
         self.journal = journal
         tenth = max(1, run.total_steps // 10)
@@ -107,6 +116,9 @@ class RunHooks:
         writers = (rank, ranks) if is_sharded else (0, 1)
         saves = is_sharded or accelerator.is_main_process
         self.saver = Saver(journal.lease, config.checkpoint, say_alarm, *writers) if saves else None
+        if self.saver is not None:
+            self.saver.prepare(checkpoint_bytes(run.step.trained) // writers[1])
+        self.mirror = mirror
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
             self.monitor.replay(self.folder / METRICS)
@@ -143,47 +155,74 @@ class RunHooks:
         if progress.step % self.config.log_every_steps == 0 or progress.step == self.total_steps:
             self.flush()
 
+    def stops(self, progress: Progress) -> bool:
+        """Whether a signal to any rank ends the run here."""
+        self.edge.meet(progress.step)
+        return self.edge.stops
+
+    def owes(self, progress: Progress) -> bool:
+        """Whether the run was told to end before the evaluation of this step, which it had saved."""
+        return self._evaluates(progress) and self.edge.agreement.any(
+            self.accelerator.is_main_process and not has_scores(self.folder / METRICS, progress.step)
+        )
+
     def evaluate(self, progress: Progress) -> bool:
         """Evaluate before the first step and every `evaluation.every_steps`; whether early stopping ends the run.
 
         The end is left to the finished checkpoint, but for the set that decides which checkpoint that is.
         """
-        every, last = self.evaluate_every, progress.step == self.total_steps
-        due = progress.step == 0 or (every is not None and progress.step % every == 0)
-        decides = self.choosing.set_name
-        if not self.config.measured_sets or (last and progress.step and decides is None) or not (due or last):
+        if not self._evaluates(progress):
             return False
         self.flush()
+        self.edge.activity.begin("evaluating")
+        last = progress.step == self.total_steps
         figures = self.run_evaluation(
-            progress, decides if last and progress.step else None
+            progress, self.choosing.set_name if last and progress.step else None
         )  # each rank encodes its share
+        if self.edge.cut_short(figures is None):
+            return True
         if self.accelerator.is_main_process:
-            self.writer.write(progress.step, progress.samples_seen, figures)
-        ends = self.choosing.judge(progress, figures)
+            self.writer.write(progress.step, progress.samples_seen, figures or {})
+        ends = self.choosing.judge(progress, figures or {})
         self.accelerator.wait_for_everyone()
         self._since = time.perf_counter()
         return ends
 
+    def _evaluates(self, progress: Progress) -> bool:
+        every, last = self.evaluate_every, progress.step == self.total_steps
+        due = progress.step == 0 or (every is not None and progress.step % every == 0)
+        if not self.config.measured_sets or (last and progress.step and self.choosing.set_name is None):
+            return False
+        return due or last
+
     def checkpoint(self, progress: Progress) -> None:
-        """Save every `checkpoint.every_steps`, at the end, and what is the best so far; training goes on meanwhile.
+        """Save by step, by the clock, at the end, and what is the best so far; training goes on meanwhile.
 
         Raises:
             MachineError: saving has failed for too long, or another trainer has taken over the run.
+            PreemptedError: the run is told to end; what it saved is on disk.
         """
         if self.saver is not None:
             self.saver.poll()
             self._note_durable()
         due = progress.step > 0 and progress.step % self.checkpoint_every == 0
         is_best, last = progress.step == self.choosing.best_step, progress.step == self.total_steps
-        if not (due or last or is_best or self.choosing.is_over):
-            return
+        ends = self.edge.stops
+        if due or last or is_best or self.choosing.is_over or ends or self.edge.saves:
+            self._save(progress)
+        if ends:
+            self.settle()
+            self.edge.end(progress.step, self.total_steps)
+
+    def _save(self, progress: Progress) -> None:
         self.flush()
+        self.edge.activity.begin("saving")
+        self.edge.saved()
         if self.saver is not None:
             ranks = self.accelerator.num_processes
             state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
-            best = self.choosing.best_folder
             files = (sharded_contents if self.step.is_sharded else contents)(self.step.trained, state)
-            self.saver.save(progress.step, files, {best.name} if best else ())
+            self.saver.save(progress.step, files, self._spared())
         self._since = time.perf_counter()
 
     def settle(self) -> None:
@@ -196,19 +235,34 @@ class RunHooks:
             self.saver.wait()
             self._note_durable()
         self.journal.settle()
-        self.accelerator.wait_for_everyone()
+        if self.mirror is not None:
+            self.mirror.settle()
+        self.edge.agreement.any(False)  # over a group that is patient: the disk may be slow
 
     def close(self) -> None:
-        """Let a save that has begun end."""
+        """Let saves and copies that have begun end."""
         if self.saver is not None:
             self.saver.close()
+        if self.mirror is not None:
+            self.mirror.close()
+
+    def _spared(self) -> set[str]:
+        """Checkpoints that stay however many follow: the best so far, and what is being copied."""
+        best = self.choosing.best_folder
+        spared = set() if best is None else {best.name}
+        return spared if self.mirror is None else spared | self.mirror.spared
 
     def _note_durable(self) -> None:
-        """A best checkpoint is named as the run's result once it is on the disk."""
-        if self.saver is not None and self.saver.durable_step != self._durable_step:
+        """What a checkpoint is good for once it is on the disk: being the run's result, and being copied."""
+        assert self.saver is not None
+        if self.saver.durable_step is not None and self.saver.durable_step != self._durable_step:
             self._durable_step = self.saver.durable_step
             if self.accelerator.is_main_process:
                 self.choosing.record()
+            if self.mirror is not None:
+                self.mirror.offer(checkpoint_folder(self.folder, self._durable_step))
+        if self.mirror is not None:
+            self.mirror.poll()
 
     def flush(self) -> None:
         """Read the figures of the noted steps, joined over ranks, and write them.

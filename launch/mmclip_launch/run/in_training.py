@@ -35,6 +35,7 @@ class InTraining:
         opened: Sequence[OpenedDataset],
         screen: Screen,
         note: Note = lambda progress, results: None,
+        is_told_to_end: Callable[[], bool] = lambda: False,
         filled: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         several = accelerator.num_processes > 1
@@ -44,6 +45,7 @@ class InTraining:
         self._opened = opened
         self._screen = screen
         self._note = note
+        self._is_told_to_end = is_told_to_end
         self._filled = filled
         """Within it the towers have their weights, where these are sharded."""
         self._is_main = accelerator.is_main_process
@@ -51,12 +53,15 @@ class InTraining:
         self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
         self._towers = towers
 
-    def __call__(self, progress: Progress, only: str | None = None) -> Mapping[str, float]:
-        """Scores of the weights as they are, on all sets or on one; empty on all ranks but the first."""
+    def __call__(self, progress: Progress, only: str | None = None) -> Mapping[str, float] | None:
+        """Scores of the weights as they are, on all sets or on one; empty on all ranks but the first.
+
+        None where the run was told to end meanwhile: between two sets the evaluation is broken off.
+        """
         with self._filled():
             return self._scores(progress, only)
 
-    def _scores(self, progress: Progress, only: str | None) -> Mapping[str, float]:
+    def _scores(self, progress: Progress, only: str | None) -> Mapping[str, float] | None:
         encoder = self._encoder_now()
         if not self._is_main:
             serve(self._how, encoder.frozen)
@@ -64,7 +69,11 @@ class InTraining:
         opened = [one for one in self._opened if only in (None, one.dataset.config.name)]
         with leading(self._how.ranks):
             encoder.begin()
-            results = evaluate_sets(encoder, opened, f"step {progress.step}", self._screen)
+            results: list[EvalResult] = []
+            for one in opened:
+                if self._is_told_to_end():
+                    return None
+                results += evaluate_sets(encoder, [one], f"step {progress.step}", self._screen)
         if only is None:
             self._note(progress, results)
         return scores(results)

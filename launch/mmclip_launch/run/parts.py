@@ -1,10 +1,10 @@
 """The steps of a run, part by part: one loop for each picture size, on the same model, optimizer and order of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from mmclip.batch import DataPosition
+from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.errors import UserError
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.loop import Hooks, fit
@@ -38,9 +38,15 @@ def take_size_before(run: Run, step: int) -> None:
 
 
 def fit_parts(
-    data: DataConfig, run: Run, progress: Progress, device: torch.device, hooks: Hooks, screen: Screen
+    data: DataConfig,
+    run: Run,
+    progress: Progress,
+    device: torch.device,
+    hooks: Hooks,
+    screen: Screen,
+    noting: Callable[[Iterator[ImageTextBatch]], Iterator[ImageTextBatch]] = iter,
 ) -> Progress:
-    """Train from `progress` to the end."""
+    """Train from `progress` to the end; the batches go through `noting`, who sees when one is waited for."""
     for part in run.parts:
         if progress.step < part.end_step or part is run.parts[-1]:
             anew = _take_size(run, part)
@@ -50,7 +56,7 @@ def fit_parts(
                 screen.warn(f"moments of {', '.join(anew)} begin anew: they are no grid of positions")
             # The lengths of captions are read while these are on the host.
             loaded = map(run.step.measured, run.loader.batches(DataPosition(progress.samples_seen)))
-            batches = finish_on_device(loaded, data, run.step.module.towers.spec, device)
+            batches = noting(finish_on_device(loaded, data, run.step.module.towers.spec, device))
             del loaded
             progress = fit(run.step, batches, progress, part.end_step, device, hooks)
             if progress.step < part.end_step:  # an evaluation ended the run

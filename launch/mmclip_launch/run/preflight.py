@@ -29,6 +29,8 @@ from mmclip_data.loading.stream_loader import refuse_resume, refuse_unusable_str
 from mmclip_data.loading.streaming import StreamingConfig
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_launch.faults import free_bytes
+from mmclip_launch.mirror.fetch import fetch_newer
+from mmclip_launch.mirror.place import Place
 from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.folder import CONFIG, refuse_changes
@@ -60,6 +62,7 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     check_installed(config.trackers)
     check_devices(config.device)
     folder = Path(config.output)
+    _meet_mirror(config, folder, resume, warn)
     is_new = _is_new(config, folder, resume)
     refuse_unwritable(folder)
     Layout(config.global_batch_size, 0, world_size())
@@ -215,6 +218,24 @@ def refuse_small_disk(folder: Path, checkpoint_bytes: int, keep: int, warn: Call
         warn(
             f"{folder}: {free:,} bytes are free, and checkpoint.keep={keep} takes up to "
             f"{(keep + 1) * checkpoint_bytes:,} (one more while it is written)"
+        )
+
+
+def _meet_mirror(config: RunConfig, folder: Path, resume: bool, warn: Callable[[str], None]) -> None:
+    """Bring what is newer than the disk has; a new run finds nothing there.
+
+    Raises:
+        UserError: another run has the URL.
+        StoreError: the store does not answer.
+    """
+    if config.mirror.url is None:
+        return
+    place = Place(config.mirror.url)
+    if resume:
+        fetch_newer(place, folder, warn)
+    elif place.holders():
+        raise UserError(
+            f"mirror.url={config.mirror.url}: a run is there already: continue it with --resume, or give another URL"
         )
 
 

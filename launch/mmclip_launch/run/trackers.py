@@ -1,6 +1,7 @@
 """Where the figures of a run go: always `metrics.jsonl`, and the trackers that the configuration switches on."""
 
 import importlib.util
+import json
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -181,6 +182,14 @@ def build_writers(
     if trackers.trackio:
         writers.append(Trackio(trackers.project, folder, settings))
     return FanOut(writers)
+
+
+def has_scores(metrics_file: Path, step: int) -> bool:
+    """Whether the evaluation of a step stands in `metrics.jsonl`: in a line of its own, without a loss."""
+    if not metrics_file.is_file():
+        return False
+    entries = map(json.loads, metrics_file.read_text().splitlines())
+    return any(entry["step"] == step and "train/loss" not in entry for entry in entries)
 
 
 def _run_id(path: Path) -> str:

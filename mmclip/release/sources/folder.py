@@ -59,7 +59,7 @@ def sha256_of(folder: Path, raw: bool = False) -> str | None:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder that stock open_clip opens: `path` itself, or of the run at `path` its result, else its newest whole checkpoint.
+    """The folder that stock open_clip opens: `path`, or of the run at `path` its result, else its newest whole checkpoint.
 
     Raises:
         UserError: there is neither, or a sharded run saved it in rows.

@@ -10,6 +10,8 @@ class CheckpointConfig:
 
     every_steps: int | None = None
     """Save each time so many steps are done; by default ten times a run. The last step is always saved."""
+    every_minutes: float | None = None
+    """Save, besides, when so many minutes have passed since the last save began."""
     keep: int = 3
     """Newest checkpoints that stay on disk; an older one goes only when the newer ones verify."""
     keep_every_steps: int | None = None
@@ -23,5 +25,7 @@ class CheckpointConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"checkpoint.{name}={value}: expected at least 1")
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise UserError(f"checkpoint.every_minutes={self.every_minutes}: expected more than 0")
         if not self.patience_minutes >= 0:
             raise UserError(f"checkpoint.patience_minutes={self.patience_minutes}: expected 0 or more")

@@ -1,15 +1,14 @@
 """Training state from a checkpoint, every tensor accounted for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from mmclip.errors import UserError
 from mmclip.towers.class_head import load_head
-from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, fill
+from mmclip.towers.tensors import read_tensors
+from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, fill, read_json
 from mmclip.training.checkpoint.contents import (
     ADAPTER_FOLDER,
     OBJECTIVE_FILE,
@@ -43,13 +42,22 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
             fill(trained.module.towers, folder / RAW_WEIGHTS_FILE)
     _fill_heads(trained, folder)
     if (folder / OBJECTIVE_FILE).is_file():
-        trained.module.objective.load_state_dict(load_file(folder / OBJECTIVE_FILE))
+        trained.module.objective.load_state_dict(read_tensors(folder / OBJECTIVE_FILE))
     _fill_optimizer(folder, trained.module, trained.optimizer)
-    table = json.loads((folder / STATE_FILE).read_text())
-    if trained.scaler is not None and trained.scaler.is_enabled():
-        trained.scaler.load_state_dict(table["scaler"])
-    progress = Progress(**table["progress"])
-    return TrainingState(progress, data_fingerprint=table["data_fingerprint"], world_size=table["world_size"])
+    return _read_state(folder / STATE_FILE, trained.scaler)
+
+
+def _read_state(path: Path, scaler: torch.amp.GradScaler | None) -> TrainingState:
+    table = read_json(path)
+    try:
+        if scaler is not None and scaler.is_enabled():
+            scaler.load_state_dict(table["scaler"])
+        progress = Progress(int(table["progress"]["step"]), int(table["progress"]["samples_seen"]))
+        return TrainingState(progress, str(table["data_fingerprint"]), int(table["world_size"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not what mmclip writes ({type(error).__name__}: {error}): take an earlier checkpoint"
+        ) from error
 
 
 def _fill_heads(trained: Trained, folder: Path) -> None:
@@ -60,12 +68,12 @@ def _fill_heads(trained: Trained, folder: Path) -> None:
     if saved is not None and trained.judged.class_head is not None:
         trained.judged.class_head.load_state_dict(saved.state_dict())
     if trained.ema is not None and own is not None:
-        own.load_state_dict(load_file(folder / RAW_HEAD_FILE))
+        own.load_state_dict(read_tensors(folder / RAW_HEAD_FILE))
 
 
 def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
-    tensors = load_file(folder / OPTIMIZER_FILE)
-    if not tensors and json.loads((folder / STATE_FILE).read_text())["progress"]["step"] == 0:
+    tensors = read_tensors(folder / OPTIMIZER_FILE)
+    if not tensors and not read_json(folder / STATE_FILE)["progress"]["step"]:
         return  # moments come with the first step
     state: dict[int, dict[str, Any]] = {}
     for index, (name, parameter) in enumerate(named_trained(module, optimizer)):

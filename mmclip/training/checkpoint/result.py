@@ -38,8 +38,11 @@ def result_of(run: Path) -> RunResult | None:
         return None
     try:
         table = json.loads(path.read_text())
-        return RunResult(run / str(table["folder"]), str(table["why"]))
+        result = RunResult(run / str(table["folder"]), str(table["why"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not what mmclip writes ({error}): remove it to take the newest checkpoint"
         ) from error
+    if not result.folder.resolve().is_relative_to(run.resolve()):
+        raise UserError(f"{path} leads out of the run, to {table['folder']!r}: remove it to take the newest checkpoint")
+    return result

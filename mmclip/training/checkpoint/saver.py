@@ -1,16 +1,10 @@
 """`Saver`: checkpoints beside the training. A step waits for a copy in memory; another process brings that to the disk."""
 
-import contextlib
-import json
-import os
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
+from mmclip.training.checkpoint.child import Child, ChildDied
 from mmclip.training.checkpoint.config import CheckpointConfig
 from mmclip.training.checkpoint.files import File
 from mmclip.training.checkpoint.folders import checkpoint_folder
@@ -48,13 +42,17 @@ class Saver:
         self._patience = Patience(config.patience_minutes, say)
         self._say = say
         self._memory = Memory()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._answers = b""
+        self._writer = Child(WRITER, [str(self._memory.descriptor)], [self._memory.descriptor])
         self._attempts = 0
         self._job: Job | None = None
         """What is not on the disk yet: in the writer's hands, or waiting to be tried again."""
         self._again_at: float | None = None
         """When it is tried again; None while the writer has it."""
+
+    def prepare(self, size: int) -> None:
+        """Make room in memory for a snapshot of so many bytes, and start the writer, before the first save asks for them."""
+        self._memory.reserve(size)
+        self._writer.start()
 
     def save(self, step: int, files: Sequence[File], spared: Collection[str] = ()) -> None:
         """Take a snapshot of `files` and let it be written; waits while the one before is being written.
@@ -109,17 +107,14 @@ class Saver:
 
     def close(self) -> None:
         """Let a save in flight end, and the writer with it."""
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.close()
-            try:
-                process.wait(CLOSING_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._say(f"the checkpoint of step {self._step} is still being written, by process {process.pid}")
-            process.stdout.close()
+        if not self._writer.close(CLOSING_SECONDS):
+            self._say(f"the checkpoint of step {self._step} is still being written, by a process that goes on")
         self._memory.close()
+
+    @property
+    def writer_pid(self) -> int | None:
+        """The process that writes."""
+        return self._writer.pid
 
     @property
     def _step(self) -> int:
@@ -133,42 +128,20 @@ class Saver:
         assert self._job is not None
         self._attempts += 1
         self._job, self._again_at = replace(self._job, attempt=self._attempts), None
-        if self._process is None:
-            self._process = self._start()
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(asdict(self._job)).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            self._writer_died()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).parents[3])
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        descriptor = self._memory.descriptor
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", WRITER, str(descriptor)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(descriptor,),
-            env={**os.environ, "PYTHONPATH": paths},
-        )
+            self._writer.send(asdict(self._job))
+        except ChildDied as error:
+            self._writer_died(error)
 
     def _look(self, timeout_seconds: float | None) -> None:
         """Read the writer's answer, if there is one within the time."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], timeout_seconds)
-        if not ready:
+        try:
+            answer = self._writer.receive(timeout_seconds)
+        except ChildDied as error:
+            self._writer_died(error)
             return
-        received = os.read(self._process.stdout.fileno(), 1 << 16)
-        if not received:
-            self._writer_died()
-            return
-        self._answers += received
-        if b"\n" in self._answers:
-            line, _, self._answers = self._answers.partition(b"\n")
-            self._take(Answer(**json.loads(line)))
+        if answer is not None:
+            self._take(Answer(**answer))
 
     def _take(self, answer: Answer) -> None:
         assert self._job is not None
@@ -187,17 +160,6 @@ class Saver:
         self._patience.failed(self._where, message)
         self._again_at += self._patience.pause_seconds(self._where)
 
-    def _writer_died(self) -> None:
-        process, self._process = self._process, None
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.close()
-        code = process.wait()
-        with contextlib.suppress(BrokenPipeError):  # the rest of a job that goes to its successor
-            process.stdin.close()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._answers = b""
-        self._failed(
-            f"{checkpoint_folder(self.lease.run, self._step)}: the process that writes checkpoints ended ({how})"
-        )
+    def _writer_died(self, error: ChildDied) -> None:
+        folder = checkpoint_folder(self.lease.run, self._step)
+        self._failed(f"{folder}: the process that writes checkpoints ended ({error})")

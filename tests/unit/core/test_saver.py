@@ -196,10 +196,10 @@ def test_only_a_living_trainer_of_this_machine_holds_a_run(tmp_path: Path):
 def test_a_writer_that_is_killed_is_started_anew_with_the_same_snapshot(tmp_path: Path, saver: Saver, told: list[str]):
     saver.save(1, state(1))
     saver.wait()
-    assert saver._process is not None
+    assert saver.writer_pid is not None
     weights = torch.ones(3_000_000, 8)
     saver.save(2, [TensorFile("w.safetensors", {"w": weights})])
-    os.kill(saver._process.pid, signal.SIGKILL)
+    os.kill(saver.writer_pid, signal.SIGKILL)
     weights.fill_(-1)
     saver.wait()
     assert load_file(of_step(tmp_path, 2) / "w.safetensors")["w"].unique().tolist() == [1]
