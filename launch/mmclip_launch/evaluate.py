@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mmclip.envelope import MANIFEST, sha256
 from mmclip.errors import UserError
-from mmclip.release import source_folder, weights_of
-from mmclip.towers.weights import RAW_WEIGHTS_FILE, is_averaged
+from mmclip.release import sha256_of, source_folder
+from mmclip.towers.weights import is_averaged
 from mmclip.training.checkpoint.result import result_of
 from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
@@ -207,7 +207,7 @@ def said_of(identity: ModelIdentity) -> str:
     why = f" (the result of its run: {chosen.why})" if chosen is not None and chosen.folder == folder else ""
     if not is_averaged(folder):
         return why
-    raw = identity.weights_sha256 == sha256(folder / RAW_WEIGHTS_FILE)
+    raw = identity.weights_sha256 == sha256_of(folder, raw=True)
     return f"{why} ({'raw weights' if raw else 'average of the weights; --raw takes the weights themselves'})"
 
 
@@ -218,12 +218,11 @@ def identity_of(checkpoint: str, raw: bool = False) -> ModelIdentity:
         UserError: there are none.
     """
     folder = _folder_of(checkpoint)
-    weights = weights_of(folder, raw) if folder else None
     return ModelIdentity(
         model=_architecture(checkpoint, folder),
         precision="fp32",
         checkpoint=str(folder) if folder else checkpoint,
-        weights_sha256=sha256(weights) if weights else None,
+        weights_sha256=sha256_of(folder, raw) if folder else None,
         checkpoint_sha256=sha256(folder / MANIFEST) if folder and (folder / MANIFEST).is_file() else None,
     )
 

@@ -17,11 +17,16 @@ EXIT_REQUEUE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, and the same command with --resume goes on. A scheduler starts it again."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TRAINING_VERBS = ("train", "finetune", "demo")
+_TRAINER = "MMCLIP_TRAINER"
+"""In the environment: the process that its own children know as no launcher."""
 
 
 def die_with_launcher() -> None:
     """Under torchrun or `accelerate launch` only: a run that was started by hand, with nohup say, outlives its shell."""
     parent = os.getppid()
+    if os.environ.get(_TRAINER) == str(parent):
+        return  # a trainer's own helper, which ends what it has begun, and then itself
+    os.environ[_TRAINER] = str(os.getpid())
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # Process 1 is a launcher in a container that runs nothing else; as any other program it has adopted an orphan.
         die_with_parent(parent if parent > 1 or _is_python(parent) else -1)

@@ -10,7 +10,7 @@ This is the only place that sees every part; read `mmclip/training/loop.py` next
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,12 @@ from mmclip.training.checkpoint.lease import Lease, claim
 from mmclip.training.checkpoint.loading import load_checkpoint
 from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.ema import WeightAverage
+from mmclip.training.gathered import Gathered
 from mmclip.training.module import TrainingModule
 from mmclip.training.optim import build_optimizer
 from mmclip.training.precision import Precision, allow_tf32
 from mmclip.training.progress import Progress
+from mmclip.training.sharding import ShardingConfig, build_mesh, shard, shard_towers
 from mmclip.training.step import TrainStep, UpdateRule
 from mmclip.training.teacher import Teacher
 from mmclip_data.loading.build import build_loader
@@ -68,6 +70,7 @@ from mmclip_launch.run.profile import ProfileConfig, profiling
 from mmclip_launch.run.recipe_checks import warn_of_warmup
 from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
 from mmclip_launch.run.robust import settle_between
+from mmclip_launch.run.sharding import asked_of_launcher, told_of_sharding
 from mmclip_launch.run.start import told_of_start
 from mmclip_launch.run.stop_signals import StopRequest, stop_signals
 from mmclip_launch.run.trackers import build_writers
@@ -103,6 +106,7 @@ def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopReq
     """A run whose signals are answered."""
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
+    config = asked_of_launcher(config)
     was_auto, config = config.precision == "auto", settle(config, resume, config_of_fork(fork) if fork else None)
     checked = preflight(config, resume, screen.warn, fork) if rank() == 0 else None
     accelerator = build_accelerator(config)
@@ -112,14 +116,7 @@ def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopReq
     run = assemble(config, accelerator)
     folder = Path(config.output)
     progress, lease = start_or_resume(config, checked, accelerator, run, screen)
-    if resume and not progress.step:
-        screen.say(f"no checkpoint under {folder}: starting at step 0")
-    for line in told_of_start(config, run.step.module.towers):
-        screen.say(line)
-    for line in warn_of_warmup(config, run.total_steps):
-        screen.warn(line)
-    screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
-    screen.trained(run.step.module.parameters())
+    tell(config, accelerator, run, progress, resume, screen)
     encode_once(config, accelerator, run, screen)
     if not progress.step:
         fit_head(config, accelerator, run, screen)
@@ -129,7 +126,10 @@ def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopReq
     datasets = checked.datasets if checked is not None else ()
     note = partial(note_retained, folder, config.retained)
     is_told = partial(stop.is_told_at, "at the edge")
-    evaluation = InTraining(config, accelerator, run.step.trained.judged, datasets, screen, note, is_told)
+    judged, filled = run.step.trained.judged, nullcontext
+    if run.gathered is not None:
+        judged, filled = run.gathered.towers, run.gathered.filled
+    evaluation = InTraining(config, accelerator, judged, datasets, screen, note, is_told, filled)
     edge = Edge(stop, Agreement(accelerator.num_processes), config.checkpoint.every_minutes if is_main else None)
     watched = watching(config.watchdog, folder, rank(), world_size(), stop, Screen().alarm)
     patience = Patience(config.checkpoint.patience_minutes, Screen(quiet=False).alarm)
@@ -176,6 +176,21 @@ def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopReq
     return folder
 
 
+def tell(
+    config: RunConfig, accelerator: Accelerator, run: Run, progress: Progress, resume: bool, screen: Screen
+) -> None:
+    """What a person should know before the first step."""
+    if resume and not progress.step:
+        screen.say(f"no checkpoint under {config.output}: starting at step 0")
+    sharding = told_of_sharding(config, accelerator.num_processes)
+    for line in (*sharding, *told_of_start(config, run.step.module.towers)):
+        screen.say(line)
+    for line in warn_of_warmup(config, run.total_steps):
+        screen.warn(line)
+    screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)
+    screen.trained(run.step.module.parameters())
+
+
 def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     """Build towers, objective, loader and step, and refuse what cannot work together.
 
@@ -210,13 +225,33 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     config.schedule.warmup(total_samples)  # a warmup that outlasts the run is refused here, not at its first step
     freeze(config, towers)
     parts = plan_parts(config, towers, total_steps)
-    optimizer = build_optimizer(config.optimizer, module)
-    update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
-    module.to(accelerator.device)  # before the average is taken, which stays where the weights are
+    is_sharded = config.sharding.method == "fsdp2" and ranks > 1
+    if not is_sharded:  # sharding brings what a device holds there, block by block
+        module.to(accelerator.device)  # before the average is taken, which stays where the weights are
     ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
+    gathered = shard_run(config.sharding, module, ema, accelerator) if is_sharded else None
+    optimizer = build_optimizer(config.optimizer, module)  # last, because sharded parameters are other tensors
+    update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
     teacher = teacher_of(objective.needs.teacher, towers, settled(config), accelerator.device)
     step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher)
-    return Run(step, loader, total_steps, parts)
+    return Run(step, loader, total_steps, parts, gathered)
+
+
+def shard_run(
+    settings: ShardingConfig, module: TrainingModule, ema: WeightAverage | None, accelerator: Accelerator
+) -> Gathered:
+    """Shard what is trained, and its average like it; what evaluations gather is returned.
+
+    Raises:
+        UserError: the model or the objective cannot be sharded.
+    """
+    mesh = build_mesh(settings, accelerator.device, accelerator.num_processes)
+    gathered = Gathered(module.towers, accelerator.device)
+    shard(module, mesh)
+    if ema is not None:
+        shard_towers(ema.towers, mesh)
+    gathered.follow(module.towers if ema is None else ema.towers)
+    return gathered
 
 
 def teacher_of(source: str | None, student: TwoTower, precision: Precision, device: torch.device) -> Teacher | None:

@@ -5,7 +5,7 @@
 
 from mmclip.release.averages import average, interpolate
 from mmclip.release.exports import Exported, check_target, export
-from mmclip.release.sources import load, model_folder, source_folder, weights_of
+from mmclip.release.sources import load, model_folder, sha256_of, source_folder, weights_of
 from mmclip.release.start import create
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "interpolate",
     "load",
     "model_folder",
+    "sha256_of",
     "source_folder",
     "weights_of",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmclip.envelope import MANIFEST, publish, sha256, verify
 from mmclip.errors import UserError
 from mmclip.release.formats import DEFAULT_FORMAT, FORMATS, Writer
-from mmclip.release.sources import load, source_folder, weights_of
+from mmclip.release.sources import load, sha256_of, source_folder
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.checkpoint.contents import STATE_FILE
 
@@ -102,8 +102,7 @@ def _loaded(source: str, raw: bool) -> tuple[TwoTower, str | None]:
         return load(source), None
     if (folder / STATE_FILE).is_file():  # a checkpoint is sealed; other folders need not be
         verify(folder)
-    weights = weights_of(folder, raw)
-    return load(folder, raw=raw), sha256(weights) if weights else None
+    return load(folder, raw=raw), sha256_of(folder, raw)
 
 
 def _no_export(folder: Path) -> str | None:

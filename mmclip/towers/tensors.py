@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmclip.errors import UserError
+from mmclip.towers.layout import LAYOUT, read_all
 from mmclip.towers.torchscript import is_torchscript, read_torchscript
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, of a TorchScript archive, or of a pickle that holds tensors and plain values alone.
+    """The tensors of a safetensors file or a layout of several, of a TorchScript archive, or of a pickle of tensors alone.
 
     A training checkpoint's `state_dict` is taken out of it, and `module.`, which DDP puts before every name, goes.
 
@@ -21,6 +22,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         UserError: it is missing, cut short, damaged, holds other objects, or is no table of tensors.
     """
     refuse_missing(path)
+    if path.name.endswith(LAYOUT):
+        return read_all(path)
     if path.suffix == ".safetensors":
         refuse_cut_weights(path)
         return load_file(path)

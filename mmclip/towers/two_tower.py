@@ -194,7 +194,7 @@ class TwoTower(Embedder):
             image_embed=image_embed,
             text_embed=F.normalize(text_embed.to(dtype), dim=-1),
             logit_scale=self.logit_scale.exp(),
-            logit_bias=self.logit_bias,
+            logit_bias=None if self.logit_bias is None else self.logit_bias.clone(),  # an output is no parameter
             class_logits=None if self.class_head is None else self.class_head(image_embed).to(dtype),
         )
 

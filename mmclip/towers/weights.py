@@ -13,6 +13,7 @@ from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
 from mmclip.towers.class_head import load_head, save_head
+from mmclip.towers.layout import RAW_LAYOUT, WEIGHTS_LAYOUT
 from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock, refuse_conse
 from mmclip.towers.tensors import read_tensors, refuse_cut_weights, unreadable
 from mmclip.towers.tokens import refuse_other_tokenizer
@@ -60,7 +61,12 @@ def save_tensors(model: TwoTower, path: Path) -> None:
 
 def weights_sha256(model: TwoTower) -> str:
     """Of the file that `save_tensors` would write."""
-    return hashlib.sha256(save(file_tensors(model))).hexdigest()
+    return tensors_sha256(file_tensors(model))
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Of the file of open_clip that would hold these weights."""
+    return hashlib.sha256(save(_with_scalars(tensors))).hexdigest()
 
 
 def load_weights(folder: Path, raw: bool = False) -> TwoTower:
@@ -73,7 +79,7 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     """
     table = read_config(folder)
     refuse_cut_weights(folder / WEIGHTS_FILE)  # told before open_clip is imported, which takes seconds
-    weights = folder / RAW_WEIGHTS_FILE if raw and is_averaged(folder) else _weights_in(folder)
+    weights = raw_weights_in(folder) if raw and is_averaged(folder) else _weights_in(folder)
     model_cfg = table["model_cfg"]
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
@@ -86,7 +92,17 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
 
 def is_averaged(folder: Path) -> bool:
     """Whether the weights in a folder are an average over steps, with the raw ones beside it."""
-    return (folder / RAW_WEIGHTS_FILE).is_file()
+    return raw_weights_in(folder).is_file()
+
+
+def raw_weights_in(folder: Path) -> Path:
+    """Where the weights themselves stand beside their average."""
+    return folder / (RAW_LAYOUT if is_in_rows(folder) else RAW_WEIGHTS_FILE)
+
+
+def is_in_rows(folder: Path) -> bool:
+    """Whether the weights stand in several files by rows, as sharded runs save them."""
+    return (folder / WEIGHTS_LAYOUT).is_file()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -200,6 +216,8 @@ def _names(listed: str) -> str:
 
 
 def _weights_in(folder: Path) -> Path:
+    if is_in_rows(folder):
+        return folder / WEIGHTS_LAYOUT
     from open_clip.factory import _find_checkpoint_in_dir
 
     found = _find_checkpoint_in_dir(folder)
@@ -215,11 +233,14 @@ def file_tensors(model: TwoTower) -> dict[str, Tensor]:
 
 def file_views(model: TwoTower) -> dict[str, Tensor]:
     """The same, in the model's own memory wherever that is possible."""
-    state = {name: tensor.detach() for name, tensor in model.plain_state().items()}
-    for name in ("logit_scale", "logit_bias"):
-        if name in state:
-            state[name] = state[name].reshape(())  # open_clip's files hold 0-d scalars
-    return state
+    return _with_scalars({name: tensor.detach() for name, tensor in model.plain_state().items()})
+
+
+def _with_scalars(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scale and bias as open_clip's files hold them: 0-d."""
+    return {
+        name: tensor.reshape(()) if name in ("logit_scale", "logit_bias") else tensor for name, tensor in state.items()
+    }
 
 
 def explicit(model: TwoTower) -> dict[str, Any]:

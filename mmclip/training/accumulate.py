@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip.ops.shards import local
 
 Micro = TypeVar("Micro")
 
@@ -75,13 +76,13 @@ class GraphBudget:
         """Run `encode` and, the first time, add up the memory that its graph holds."""
         if self.bytes_of_one is not None or not self.bytes_allowed:
             return encode()
-        seen = {parameter.untyped_storage().data_ptr() for parameter in self.parameters}
+        seen = {local(parameter).untyped_storage().data_ptr() for parameter in self.parameters}
         total = 0
 
         def count(saved: Tensor) -> Tensor:
             nonlocal total
             storage = saved.untyped_storage()
-            if storage.data_ptr() not in seen:
+            if storage.data_ptr() not in seen and not _is_weight(saved):
                 seen.add(storage.data_ptr())
                 total += storage.nbytes()
             return saved
@@ -90,6 +91,11 @@ class GraphBudget:
             output = encode()
         self.bytes_of_one = total
         return output
+
+
+def _is_weight(saved: Tensor) -> bool:
+    """Whether it is a weight as sharding gathers it for a pass: let go afterwards, whatever the graph says."""
+    return isinstance(saved, nn.Parameter) or isinstance(saved._base, nn.Parameter)
 
 
 def accumulate(
@@ -115,10 +121,13 @@ def accumulate(
     backward(output.loss)
     names = [name for name in _rows_of(whole) if getattr(whole, name).grad is not None]
     gradients = {name: getattr(whole, name).grad.split(len(kept[0].image_embed)) for name in names}
+    of_model = {name: getattr(whole, name).grad for name in _of_model(whole) if getattr(whole, name).grad is not None}
     for number in reversed(range(len(micros))):
         encoded = kept.pop() if kept else encode(micros[number])
-        tensors = [getattr(encoded, name) for name in names]
-        torch.autograd.backward(tensors, [gradients[name][number] for name in names])
+        pushed = {name: gradients[name][number] for name in names} | of_model
+        of_model = {}  # once, with the last micro-batch
+        tensors = [getattr(encoded, name) for name in pushed]
+        torch.autograd.backward(tensors, list(pushed.values()))
         del encoded, tensors
     return whole, output
 
@@ -127,11 +136,18 @@ def _rows_of(output: TowerOutput) -> list[str]:
     return [name for name in TowerOutput.PER_SAMPLE if getattr(output, name) is not None]
 
 
+def _of_model(output: TowerOutput) -> list[str]:
+    return [name for name in ("logit_scale", "logit_bias") if getattr(output, name) is not None]
+
+
 def _joined(parts: Sequence[TowerOutput]) -> TowerOutput:
-    """Embeddings of all parts as leaves of a new graph; scale and bias with the graph that leads to their parameters."""
+    """Embeddings of all parts, scale and bias as leaves of a new graph, whose backward reaches no parameter.
+
+    So each forward has one backward, and a wrapper that frees weights between the two knows when it may.
+    """
     last = parts[-1]
-    joined = {}
-    for name in _rows_of(last):
-        rows = torch.cat([getattr(part, name).detach() for part in parts])
-        joined[name] = rows.requires_grad_(getattr(last, name).requires_grad)
-    return replace(last, **joined)
+    rows = {name: torch.cat([getattr(part, name).detach() for part in parts]) for name in _rows_of(last)}
+    leaves = rows | {name: getattr(last, name).detach() for name in _of_model(last)}
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(getattr(last, name).requires_grad)
+    return replace(last, **leaves)

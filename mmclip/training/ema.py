@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip.ops.shards import local
 from mmclip.towers.two_tower import TwoTower
 
 
@@ -43,7 +44,7 @@ class WeightAverage:
         share = (1 - self.config.decay_at(step)) * (1 - skipped)
         averages = dict(self.towers.named_parameters())
         for name, weight in towers.named_parameters():
-            averages[name].lerp_(weight, share.to(weight.dtype))
+            local(averages[name]).lerp_(local(weight), share.to(weight.dtype))
         counts = dict(self.towers.named_buffers())
         for name, buffer in towers.named_buffers():  # running statistics of norms are averages already
             counts[name].copy_(buffer)

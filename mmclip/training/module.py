@@ -48,11 +48,14 @@ class TrainingModule(nn.Module):
         self, batch: ImageTextBatch, context: ObjectiveContext, dropped: float = 0.0
     ) -> tuple[TowerOutput, ObjectiveOutput]:
         """The embeddings of this rank's slice of the global batch, and their loss; a share of the patches is `dropped`."""
-        outputs = self.encode(batch, dropped)
+        outputs = self._encoded(batch, dropped)
         return outputs, self.objective(outputs, context)
 
     def encode(self, batch: ImageTextBatch, dropped: float = 0.0) -> TowerOutput:
         """The embeddings of a part of the batch: the same each time that it is asked for, but for `nn.Dropout`."""
+        return self._encoded(batch, dropped)
+
+    def _encoded(self, batch: ImageTextBatch, dropped: float) -> TowerOutput:
         with autocast(self.precision, batch.images.device):
             return self.towers(
                 batch.images,

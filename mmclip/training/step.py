@@ -9,9 +9,11 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Bool
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mmclip.batch import ImageTextBatch, ObjectiveOutput, StepReport, TowerOutput
 from mmclip.objectives import ObjectiveContext
+from mmclip.ops.shards import local, whole
 from mmclip.randomness import step_seed
 from mmclip.towers.patches import Grid
 from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate
@@ -24,6 +26,7 @@ from mmclip.training.progress import Progress
 from mmclip.training.reduce import average_gradients, not_finite
 from mmclip.training.resolution import set_image_size
 from mmclip.training.schedule import ScheduleConfig, learning_rate
+from mmclip.training.sharding import is_sharded_module
 from mmclip.training.teacher import Teacher
 
 
@@ -86,11 +89,14 @@ class TrainStep:
         gc.collect()
 
     def _prepare(self) -> None:
-        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides.
-        prepared: tuple[Any, Any] = self.accelerator.prepare(self.module, self.bare_optimizer)
+        # `prepare` may wrap both (DDP); the bare ones stay at hand for what a wrapper hides. A sharded module has own hooks.
+        self.is_sharded = is_sharded_module(self.module)
         self.wrapped: Any
         self.optimizer: Any
-        self.wrapped, self.optimizer = prepared
+        self.wrapped, self.optimizer = self.module, self.bare_optimizer
+        if not self.is_sharded:
+            prepared: tuple[Any, Any] = self.accelerator.prepare(self.module, self.bare_optimizer)
+            self.wrapped, self.optimizer = prepared
         self.budget = GraphBudget(self.graph_bytes, list(self.module.parameters()))
 
     def set_image_size(self, size: Grid) -> tuple[str, ...]:
@@ -124,7 +130,7 @@ class TrainStep:
         grad_norm, skipped = self._update(output.loss)
         if self.module.towers.logit_scale.requires_grad:
             with torch.no_grad():
-                self.module.towers.logit_scale.clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
+                local(self.module.towers.logit_scale).clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
         if self.ema is not None:
             self.ema.update(self.module.towers, progress.step + 1, skipped)
         self.module.objective.on_optimizer_step(context)
@@ -134,7 +140,7 @@ class TrainStep:
             skipped=skipped,
             not_finite=_rows_not_finite(embedded),
             learning_rate=lr,
-            metrics={**output.report, "logit_scale": self.module.towers.logit_scale.detach()[0].exp()},
+            metrics={**output.report, "logit_scale": whole(self.module.towers.logit_scale.detach())[0].exp()},
             image_embed=embedded.image_embed.detach(),
             text_embed=embedded.text_embed.detach(),
         )
@@ -164,7 +170,8 @@ class TrainStep:
                 lambda loss: self.scaler.scale(loss).backward(),
                 self.budget,
             )
-        average_gradients(list(self.module.parameters()))
+        if not self.is_sharded:  # there each backward has averaged what it left
+            average_gradients(list(self.module.parameters()))
         return embedded, output
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +182,9 @@ class TrainStep:
         self.scaler.unscale_(self.bare_optimizer)
         limit = self.rule.optimizer.max_grad_norm
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        # `clip_grad_norm_` in its two halves: of sharded gradients the norm is first that of the rows here.
+        grad_norm = whole(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        clip_grads_with_norm_(parameters, math.inf if limit is None else limit, grad_norm)
         skipped = not_finite(loss, grad_norm)
         self.bare_optimizer.found_inf = skipped  # read by the fused kernel, as torch's own scaler has it
         self.optimizer.step()

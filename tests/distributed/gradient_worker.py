@@ -2,7 +2,7 @@
 
 The folder of an objective gets the metrics and the ledger that the hooks of a run write.
 
-Arguments: the run file, the folder for the answers.
+Arguments: the run file, the folder for the answers, flags for every run. Sharded runs leave adapters out, which they refuse.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from mmclip.batch import DataPosition
+from mmclip.ops.shards import whole
 from mmclip.training.checkpoint.lease import Lease, claim
 from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
@@ -38,18 +39,20 @@ VARIANTS = {
 }
 
 
-def main(run_file: Path, answers: Path) -> None:
+def main(run_file: Path, answers: Path, *all_runs: str) -> None:
     for objective, own in VARIANTS.items():
+        if LORA[0] in own and "fsdp2" in all_runs:
+            continue
         folder = answers / objective
         folder.mkdir(exist_ok=True)
-        flags = [*own, "--output", str(folder), "--log_every_steps", "1"]
+        flags = [*own, *all_runs, "--output", str(folder), "--log_every_steps", "1"]
         config = load_run_config(run_file, flags)
         accelerator = build_accelerator(config)
         run = assemble(config, accelerator)
         gradients = {}
 
         def note(*_: object, module=run.step.module, gradients=gradients) -> None:
-            gradients.update({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+            gradients.update({n: whole(p.grad).clone() for n, p in module.named_parameters() if p.grad is not None})
 
         run.step.bare_optimizer.register_step_pre_hook(note)
         writer = build_writers(config.trackers, folder, {}, 0, accelerator.is_main_process)
@@ -76,4 +79,4 @@ def main(run_file: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,14 @@ LAUNCHERS = {
 }  # fmt: skip
 
 
-def answers_of(command: list[str], folder: Path) -> Path:
+SHARDED = ("--sharding.method", "fsdp2")
+
+
+def answers_of(command: list[str], folder: Path, flags: Sequence[str] = ()) -> Path:
     folder.mkdir()
     (folder / "run.toml").write_text(RUN)
     done = subprocess.run(
-        [*command, str(WORKER), str(folder / "run.toml"), str(folder)],
+        [*command, str(WORKER), str(folder / "run.toml"), str(folder), *flags],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -79,11 +83,23 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return answers_of([sys.executable], tmp_path_factory.mktemp("alone") / "answers")
 
 
-@pytest.mark.parametrize("launcher", ["torchrun 2", pytest.param("torchrun 3", marks=pytest.mark.slow), "accelerate 2"])
-def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(launcher: str, alone: Path, tmp_path: Path):
-    together = answers_of(LAUNCHERS[launcher], tmp_path / "answers")
+@pytest.mark.parametrize(
+    ("launcher", "flags"),
+    [
+        ("torchrun 2", ()),
+        pytest.param("torchrun 3", (), marks=pytest.mark.slow),
+        ("accelerate 2", ()),
+        ("torchrun 2", SHARDED),
+        pytest.param("torchrun 3", SHARDED, marks=pytest.mark.slow),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "".join(value[1:]),
+)
+def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(
+    launcher: str, flags: tuple[str, ...], alone: Path, tmp_path: Path
+):
+    together = answers_of(LAUNCHERS[launcher], tmp_path / "answers", flags)
     ranks = int(launcher.split()[1])
-    for objective in VARIANTS:
+    for objective in [name for name in VARIANTS if not (flags and name.startswith("lora"))]:
         plain = objective.removesuffix("-accumulated")  # one process, the batch as a whole
         single = json.loads((alone / f"{plain}-steps-0.json").read_text())
         several = [json.loads((together / f"{objective}-steps-{rank}.json").read_text()) for rank in range(ranks)]

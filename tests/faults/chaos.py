@@ -108,9 +108,10 @@ def disturb(
     outcomes: list[Outcome] = []
     began = time.monotonic()
     for step, kind in plan:
-        if time.monotonic() - began > (seconds if kind.is_declared else 0.9 * seconds):
+        is_late = time.monotonic() - began > 0.9 * seconds
+        if is_late and not kind.is_declared:
             continue
-        if not advance(scene, lambda step=step: arena.step() >= step):
+        if not is_late and not advance(scene, lambda step=step: arena.step() >= step, RECOVERY_SECONDS + SPACING_STEPS):
             return outcomes, [f"the run did not come to step {step}"]
         if scene.launcher.poll() == 0:
             break

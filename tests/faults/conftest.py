@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir
 from dataclasses import dataclass, field
@@ -282,3 +283,75 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Tr
 
         yield start
         server.stdin.close()
+
+
+@dataclass
+class Launched:
+    """A training on two processes under torchrun; processes are known by their ids, never by a group."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def steps(self) -> int:
+        ledger = self.folder / "ledger.jsonl"
+        return len(ledger.read_text().splitlines()) if ledger.is_file() else 0
+
+    def until(self, condition: Callable[[], bool], seconds: float = 300) -> float:
+        """Wait for it while the launcher lives; the seconds that it took."""
+        begun = time.monotonic()
+        while not condition():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < begun + seconds, self.said()
+            time.sleep(0.02)
+        return time.monotonic() - begun
+
+    def ranks(self) -> list[int]:
+        """The ids of the trainers, in the order of their ranks."""
+        found = {}
+        for pid in children_of(self.process.pid):
+            entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found[int(next(entry[5:] for entry in entries if entry.startswith(b"RANK=")))] = pid
+        return [found[rank] for rank in sorted(found)]
+
+    def alive(self, pids: list[int]) -> list[int]:
+        """Those of them that have not ended."""
+        return [pid for pid in pids if is_alive(pid)]
+
+    def trainers_and_their_children(self) -> list[int]:
+        return [pid for rank in self.ranks() for pid in (rank, *children_of(rank))]
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launched]]:
+    """Start `mmclip train` with the given words on two processes."""
+    started: list[Launched] = []
+
+    def start(folder: Path, *words: str) -> Launched:
+        log = tmp_path / f"{len(started)}.log"
+        command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m", "mmclip_launch.train", *words]
+        with log.open("wb") as file:
+            process = subprocess.Popen([*command, "--output", str(folder)], stdout=file, stderr=file)
+        started.append(Launched(process, folder, log))
+        return started[-1]
+
+    yield start
+    for launched in started:
+        if launched.process.poll() is None:
+            launched.process.kill()  # its trainers go with it
+            launched.process.wait()

@@ -25,6 +25,7 @@ from mmclip.training.precision import PrecisionChoice
 from mmclip.training.progress import LengthConfig
 from mmclip.training.resolution import ResolutionConfig
 from mmclip.training.schedule import ScheduleConfig
+from mmclip.training.sharding import ShardingConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
@@ -99,6 +100,8 @@ class RunConfig:
     """Learning rate over the run."""
     accumulation: AccumulationConfig = field(default_factory=AccumulationConfig)
     """Batches that do not fit into memory."""
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    """Models that do not fit into memory."""
     resolution: tuple[ResolutionConfig, ...] = ()
     """Earlier parts of the run at other picture sizes, each a `[[resolution]]` table; the rest is at the model's own."""
     image_features: str | None = None
@@ -157,6 +160,7 @@ SAFE_TO_CHANGE = (
     "device",
     "profile",
     "accumulation.graph_gib",
+    "sharding",
     "towers.text_groups",
     "towers.pooled_last_block",
     "towers.activation_checkpointing",

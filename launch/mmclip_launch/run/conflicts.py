@@ -27,6 +27,8 @@ def refuse_conflicts(config: "RunConfig") -> None:
         _refuse_beside_image_features(config)
     if config.text_features is not None:
         _refuse_beside_text_features(config)
+    if config.sharding.method == "fsdp2":
+        _refuse_beside_sharding(config)
 
 
 def _refuse_blind_interpolation(config: "RunConfig") -> None:
@@ -112,4 +114,23 @@ def _refuse_beside_text_features(config: "RunConfig") -> None:
         raise UserError(
             f"text_features = {config.text_features!r} encodes each caption once, by a text tower that never changes "
             f"(towers.lock_text = true); that excludes {', '.join(refused)}: change these, or leave text_features out"
+        )
+
+
+def _refuse_beside_sharding(config: "RunConfig") -> None:
+    reasons = {
+        'precision = "fp16" (each process would scale by its own gradients; take bf16)': config.precision == "fp16",
+        "channels_last": config.channels_last,
+        "resolution": bool(config.resolution),
+        "towers.lora": config.towers.adapters is not None,
+        "[head]": config.head.start is not None,
+        "image_features": config.image_features is not None,
+        "text_features": config.text_features is not None,
+        "resume_open_clip": config.resume_open_clip is not None,
+    }
+    refused = [name for name, applies in reasons.items() if applies]
+    if refused:
+        raise UserError(
+            f'sharding.method = "fsdp2" does not go with {", ".join(refused)}: change these, or train with '
+            'sharding.method = "none" (a run may change it when it resumes)'
         )

@@ -48,6 +48,11 @@ class Edge:
         """A save has begun: the next one is due a whole interval later."""
         self._saved_at = self._clock()
 
+    def is_on_disk(self) -> None:
+        """This rank's part of the last checkpoint is; a run that stops here can no longer be hurried."""
+        if self.stops:
+            self.stop.answer = "not at all"
+
     def end(self, step: int, total_steps: int) -> NoReturn:
         """End the run, of which everything is on disk, on all ranks together.
 

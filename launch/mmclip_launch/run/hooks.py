@@ -16,7 +16,9 @@ from mmclip.training.agreement import Agreement
 from mmclip.training.checkpoint.contents import TrainingState, checkpoint_bytes, contents
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.saver import Saver
+from mmclip.training.checkpoint.sharded import sharded_contents
 from mmclip.training.diagnostics import health
+from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
@@ -50,6 +52,8 @@ class Run:
     total_steps: int
     parts: Sequence[Part]
     """Its steps by picture size."""
+    gathered: Gathered | None = None
+    """What is evaluated where the weights are sharded."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,13 @@ class RunHooks:
         # Every rank speaks of its own samples.
         max_skipped = config.optimizer.max_skipped_steps
         self.skipped = SkippedSteps(self.folder, rank, ranks, max_skipped, Screen().alarm, journal.append)
-        # Under DDP all ranks hold the same state.
-        self.saver = Saver(journal.lease, config.checkpoint, say_alarm) if accelerator.is_main_process else None
+        # Under DDP all ranks hold the same state; of sharded state each writes its part.
+        is_sharded = self.step.is_sharded
+        writers = (rank, ranks) if is_sharded else (0, 1)
+        saves = is_sharded or accelerator.is_main_process
+        self.saver = Saver(journal.lease, config.checkpoint, say_alarm, *writers) if saves else None
         if self.saver is not None:
-            self.saver.prepare(checkpoint_bytes(run.step.trained))
+            self.saver.prepare(checkpoint_bytes(run.step.trained) // writers[1])
         self.mirror = mirror
         self.monitor = Monitor(Expected.of(config, run.total_steps))
         if accelerator.is_main_process:
@@ -216,7 +223,8 @@ class RunHooks:
         if self.saver is not None:
             ranks = self.accelerator.num_processes
             state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks, self.made_with)
-            self.saver.save(progress.step, contents(self.step.trained, state), self._spared())
+            files = (sharded_contents if self.step.is_sharded else contents)(self.step.trained, state)
+            self.saver.save(progress.step, files, self._spared())
         self._since = time.perf_counter()
 
     def settle(self) -> None:
@@ -228,6 +236,7 @@ class RunHooks:
         if self.saver is not None:
             self.saver.wait()
             self._note_durable()
+            self.edge.is_on_disk()
         self.journal.settle()
         if self.mirror is not None:
             self.mirror.settle()
@@ -251,7 +260,8 @@ class RunHooks:
         assert self.saver is not None
         if self.saver.durable_step is not None and self.saver.durable_step != self._durable_step:
             self._durable_step = self.saver.durable_step
-            self.choosing.record()
+            if self.accelerator.is_main_process:
+                self.choosing.record()
             if self.mirror is not None:
                 self.mirror.offer(checkpoint_folder(self.folder, self._durable_step))
         if self.mirror is not None:

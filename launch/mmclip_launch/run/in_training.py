@@ -1,6 +1,7 @@
 """Evaluation while a run trains: the same code as `mmclip eval`, the pictures shared by the ranks that train."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -35,6 +36,7 @@ class InTraining:
         screen: Screen,
         note: Note = lambda progress, results: None,
         is_told_to_end: Callable[[], bool] = lambda: False,
+        filled: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         several = accelerator.num_processes > 1
         ranks = Ranks.of_process_group() if several and config.measured_sets else ALONE
@@ -44,6 +46,8 @@ class InTraining:
         self._screen = screen
         self._note = note
         self._is_told_to_end = is_told_to_end
+        self._filled = filled
+        """Within it the towers have their weights, where these are sharded."""
         self._is_main = accelerator.is_main_process
         # Of towers whose weights move nothing is worth keeping but what frozen parts make.
         self._encoder = HeadEncoder(frozen_towers(towers), self._how.ranks)
@@ -54,6 +58,10 @@ class InTraining:
 
         None where the run was told to end meanwhile: between two sets the evaluation is broken off.
         """
+        with self._filled():
+            return self._scores(progress, only)
+
+    def _scores(self, progress: Progress, only: str | None) -> Mapping[str, float] | None:
         encoder = self._encoder_now()
         if not self._is_main:
             serve(self._how, encoder.frozen)

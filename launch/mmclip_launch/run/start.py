@@ -4,22 +4,23 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from mmclip.ops.shards import whole
 from mmclip.towers.two_tower import TwoTower
 from mmclip_launch.run.config import RunConfig
 
 
 def told_of_start(config: RunConfig, towers: TwoTower) -> list[str]:
-    """Lines about the source, none for a run that starts from nothing."""
+    """Lines about the source, none for a run that starts from nothing; every rank has to ask."""
     if config.model.init is None:
         return []
     cfg, spec = towers.model_cfg, towers.spec
     activation = "QuickGELU" if cfg.get("quick_gelu") else "GELU"
     mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (spec.mean, spec.std))
-    bias = "no bias" if towers.logit_bias is None else f"bias {float(towers.logit_bias.detach()):.2f}"
+    bias = "no bias" if towers.logit_bias is None else f"bias {float(whole(towers.logit_bias.detach())):.2f}"
     return [
         f"start: {config.model.init}",
         f"  towers: {type(towers.backbone.visual).__name__} and a text tower, {cfg['embed_dim']} dimensions, {activation} "
-        f"(where the blocks are open_clip's), scale {float(towers.logit_scale.detach().exp()):.1f}, {bias}",
+        f"(where the blocks are open_clip's), scale {float(whole(towers.logit_scale.detach()).exp()):.1f}, {bias}",
         f"  pictures: {spec.size[0]} x {spec.size[1]}, mean {mean}, std {std}, {spec.interpolation}; captions: "
         f"{towers.tokenizer.context_length} tokens",
         f"  learns: {learning(towers)}",

@@ -10,7 +10,7 @@ import torch
 
 from mmclip.errors import UserError
 from mmclip.release.sources.conse import load_conse
-from mmclip.release.sources.folder import load_path, model_folder, weights_of
+from mmclip.release.sources.folder import load_path, model_folder, sha256_of, weights_folder, weights_of
 from mmclip.release.sources.hub import load_hub
 from mmclip.release.sources.open_clip_registry import load_released
 from mmclip.release.sources.pair import load_pair
@@ -63,7 +63,7 @@ def source_folder(source: str | Path) -> Path | None:
         return None
     refuse_unknown_kind(text)
     path = Path(text.removeprefix("local-dir:"))
-    return None if path.is_file() else model_folder(path)
+    return None if path.is_file() else weights_folder(path)
 
 
 def refuse_unknown_kind(source: str) -> None:
@@ -78,4 +78,4 @@ def refuse_unknown_kind(source: str) -> None:
         raise UserError(f"{source!r}: {kind}: is no kind of source; expected {GRAMMAR}")
 
 
-__all__ = ["GRAMMAR", "KINDS", "load", "model_folder", "source_folder", "weights_of"]
+__all__ = ["GRAMMAR", "KINDS", "load", "model_folder", "sha256_of", "source_folder", "weights_of"]

@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 
 class ChildDied(Exception):
     """It ended before it answered; the text says how."""
+
+
+_living: "weakref.WeakSet[Child]" = weakref.WeakSet()
 
 
 class Child:
@@ -23,6 +27,7 @@ class Child:
         self._descriptors = tuple(descriptors)
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
+        _living.add(self)
 
     @property
     def pid(self) -> int | None:
@@ -104,3 +109,19 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # what it did not take goes to its successor
             process.stdin.close()
         raise ChildDied(f"signal {-code}" if code < 0 else f"exit code {code}")
+
+    def let_go(self) -> None:
+        """In a fork of this process: a loader process that held the other end too would keep the child waiting for orders."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.close()
+            self._process.stdout.close()
+
+
+def _let_go() -> None:
+    for child in list(_living):
+        child.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go)

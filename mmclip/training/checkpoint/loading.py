@@ -19,6 +19,7 @@ from mmclip.training.checkpoint.contents import (
     TrainingState,
     named_trained,
 )
+from mmclip.training.checkpoint.sharded import changes_layout, load_rows
 from mmclip.training.module import TrainingModule
 from mmclip.training.progress import Progress
 
@@ -29,6 +30,8 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
     Raises:
         UserError: the folder belongs to another model or optimizer.
     """
+    if changes_layout(folder, trained):
+        return load_rows(folder, trained)
     if trained.has_adapters:  # the files of weights hold the sum of base and adapters, which cannot be taken apart
         from mmclip.towers.lora import load_adapters
 

@@ -65,6 +65,8 @@ class Saver:
         """
         while self._job is not None and self._again_at is None:
             self._look(None)
+        if self.ranks > 1:  # one more on every rank: a rank that tries again does so in the folder that all fill
+            self._attempts += 1
         placed = self._memory.take(files)
         self._job = Job(
             run=str(self.lease.run),
@@ -126,7 +128,8 @@ class Saver:
 
     def _submit(self) -> None:
         assert self._job is not None
-        self._attempts += 1
+        if self.ranks == 1:
+            self._attempts += 1
         self._job, self._again_at = replace(self._job, attempt=self._attempts), None
         try:
             self._writer.send(asdict(self._job))

@@ -40,7 +40,8 @@ class Job:
     step: int
     token: int
     attempt: int
-    """Of this process, counted alike on all ranks: two tries never share a temporary folder."""
+    """Of one process: two tries never share a temporary folder. Of several: their tries at one save do, since a rank that
+    tries again alone finds there what the others have written."""
     files: Sequence[tuple[str, int, int]]
     """Path, offset in the memory and size in bytes."""
     rank: int = 0
@@ -76,16 +77,17 @@ def perform(job: Job, memory: memoryview) -> Answer:
     try:
         lease.check()  # before gigabytes are written for nothing
         job.folder.parent.mkdir(parents=True, exist_ok=True)
+        if not job.rank:
+            _sweep(job)
         refuse_small_room(job.folder.parent, expected)
         sums = _write_files(job, memory)
         if job.rank:
             _hand_over(job, sums)
             return Answer("durable")
-        for rank in range(1, job.ranks):
-            sums |= _part_of(job, rank)
-        seal(job.temporary, sums)
+        parts = {rank: _part_of(job, rank) for rank in range(1, job.ranks)}
+        seal(job.temporary, {name: entry for part in (sums, *parts.values()) for name, entry in part.items()})
         lease.check()
-        appear(job.temporary, job.folder)
+        _appear(job, parts)
         told = settle(job.folder, job.keep, job.spared, job.keep_every_steps)
         return Answer("durable", told or "")
     except StaleLeaseError as error:
@@ -93,6 +95,13 @@ def perform(job: Job, memory: memoryview) -> Answer:
         return Answer("stale", str(error))
     except (OSError, UserError, MachineError) as error:
         return _failed(job, lease, error, expected)
+
+
+def _sweep(job: Job) -> None:
+    """Take away what an earlier save of several ranks left when the next one took its place."""
+    for left in job.folder.parent.glob(f"{TEMPORARY}*-t{job.token:08d}-a*"):
+        if job.ranks > 1 and int(left.name.rpartition("-a")[2]) < job.attempt:  # another rank may be ahead
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _failed(job: Job, lease: Lease, error: Exception, expected: int) -> Answer:
@@ -104,7 +113,7 @@ def _failed(job: Job, lease: Lease, error: Exception, expected: int) -> Answer:
         pass  # the store is gone, as `error` says
     if job.rank:
         _note(job, job.rank, {"failed": str(error)})
-    else:
+    elif job.ranks == 1:
         shutil.rmtree(job.temporary, ignore_errors=True)
     message = why_not(job.folder, error, expected) if isinstance(error, OSError) else str(error)
     return Answer("failed", message)
@@ -129,12 +138,28 @@ def _write_files(job: Job, memory: memoryview) -> dict[str, Sum]:
     return sums
 
 
+def _appear(job: Job, parts: dict[int, dict[str, Sum]]) -> None:
+    for rank in parts:
+        _part(job, rank).unlink()
+    try:
+        appear(job.temporary, job.folder)
+    except OSError:
+        for rank, sums in parts.items():  # the next try reads them again
+            _note(job, rank, {"files": sums})
+        raise
+
+
+def _part(job: Job, rank: int) -> Path:
+    """Where a rank says what it has written, or why it has not."""
+    return job.temporary / f".part-{rank}.json"
+
+
 def _hand_over(job: Job, sums: dict[str, Sum]) -> None:
     _note(job, job.rank, {"files": sums})
 
 
 def _note(job: Job, rank: int, table: dict[str, object]) -> None:
-    path = job.temporary / f".part-{rank}.json"
+    path = _part(job, rank)
     half = path.with_suffix(".half")
     try:
         half.write_text(json.dumps(table))
@@ -149,7 +174,7 @@ def _part_of(job: Job, rank: int) -> dict[str, Sum]:
     Raises:
         MachineError: it failed, or did not come.
     """
-    path = job.temporary / f".part-{rank}.json"
+    path = _part(job, rank)
     parent, since = os.getppid(), time.monotonic()
     while not path.exists():
         waited = time.monotonic() - since
@@ -157,7 +182,6 @@ def _part_of(job: Job, rank: int) -> dict[str, Sum]:
             raise MachineError(f"{job.folder}: the files of rank {rank} did not come within {waited:.0f} s")
         time.sleep(POLL_SECONDS)
     table = json.loads(path.read_text())
-    path.unlink()
     if "failed" in table:
         raise MachineError(f"{job.folder}: rank {rank}: {table['failed']}")
     return table["files"]

@@ -267,7 +267,7 @@ def test_parts_of_several_ranks_become_one_folder(tmp_path: Path):
     assert sorted(path.name for path in of_step(tmp_path, 5).iterdir()) == ["MANIFEST.json", *(f.path for f in files)]
 
 
-def test_a_rank_that_cannot_write_fails_the_whole_folder(tmp_path: Path):
+def test_a_rank_that_cannot_write_fails_the_whole_folder_and_the_next_save_takes_it_away(tmp_path: Path):
     lease = claim(tmp_path)
     base = Job(str(tmp_path), 5, lease.token, 1, [("a", 0, 3)], rank=0, ranks=2)
     base.temporary.mkdir(parents=True)
@@ -275,7 +275,45 @@ def test_a_rank_that_cannot_write_fails_the_whole_folder(tmp_path: Path):
     answer = perform(base, memoryview(b"abc"))
     assert answer.kind == "failed"
     assert "rank 1: no room" in answer.message
-    assert names(tmp_path) == []
+    assert names(tmp_path) == [base.temporary.name]
+    following = [Job(str(tmp_path), 6, lease.token, 2, [(f"{rank}", 0, 3)], rank=rank, ranks=2) for rank in (1, 0)]
+    assert [perform(job, memoryview(b"abc")).kind for job in following] == ["durable", "durable"]
+    assert names(tmp_path) == ["latest", "step-00000006"]
+
+
+def test_a_rank_that_fails_tries_again_alone_and_the_folder_appears(tmp_path: Path):
+    lease = claim(tmp_path)
+    jobs = [Job(str(tmp_path), 5, lease.token, 1, [(f"file-{rank}", 0, 3)], rank=rank, ranks=2) for rank in range(2)]
+    in_the_way = jobs[1].temporary / "file-1"
+    in_the_way.mkdir(parents=True)
+    assert perform(jobs[1], memoryview(b"one")).kind == "failed"
+    assert perform(jobs[0], memoryview(b"nil")).kind == "failed", "it heard of the other"
+    in_the_way.rmdir()
+    assert perform(jobs[1], memoryview(b"one")).kind == "durable"
+    assert perform(jobs[0], memoryview(b"nil")).kind == "durable"
+    verify(of_step(tmp_path, 5))
+    written = {path.name for path in of_step(tmp_path, 5).iterdir()}
+    assert written == {"file-0", "file-1", "MANIFEST.json"}
+
+
+def test_a_first_rank_that_fails_finds_the_parts_of_the_others_when_it_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lease = claim(tmp_path)
+    jobs = [Job(str(tmp_path), 5, lease.token, 1, [(f"file-{rank}", 0, 3)], rank=rank, ranks=2) for rank in range(2)]
+    assert perform(jobs[1], memoryview(b"one")).kind == "durable"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", _refuse)
+        assert perform(jobs[0], memoryview(b"nil")).kind == "failed"
+    assert not of_step(tmp_path, 5).exists()
+    assert perform(jobs[0], memoryview(b"nil")).kind == "durable"
+    verify(of_step(tmp_path, 5))
+
+
+def _refuse(path: Path, target: Path) -> Path:
+    if path.suffix == ".half":
+        return Path(os.rename(path, target) or target)
+    raise PermissionError(1, "Operation not permitted", str(path))
 
 
 def test_files_of_a_library_come_as_bytes():

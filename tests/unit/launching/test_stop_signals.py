@@ -42,12 +42,13 @@ def request_at_edge(monkeypatch: pytest.MonkeyPatch) -> tuple[StopRequest, Clock
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_before_the_first_step_the_run_ends_at_once(number: signal.Signals):
-    with (
-        pytest.raises(PreemptedError, match=f"{number.name}: ended starting, where nothing was to be saved"),
-        stop_signals(),
-    ):
-        signal.raise_signal(number)
-        pytest.fail("the handler raises")
+    def run() -> None:
+        with stop_signals():
+            signal.raise_signal(number)
+            pytest.fail("the handler raises")
+
+    with pytest.raises(PreemptedError, match=f"{number.name}: ended starting, where nothing was to be saved"):
+        run()
     assert signal.getsignal(number) is signal.SIG_IGN, "the launcher's own SIGTERM comes while this process ends"
 
 
@@ -69,10 +70,14 @@ def test_during_the_run_the_signal_waits_for_the_edge_and_the_handlers_are_put_b
 
 
 def test_what_came_before_the_end_ends_the_run_there():
-    with pytest.raises(PreemptedError, match="SIGTERM: ended"), stop_signals() as request:
-        request.answer = "at the edge"
-        signal.raise_signal(signal.SIGTERM)
-        request.end_at_once()
+    def run() -> None:
+        with stop_signals() as request:
+            request.answer = "at the edge"
+            signal.raise_signal(signal.SIGTERM)
+            request.end_at_once()
+
+    with pytest.raises(PreemptedError, match="SIGTERM: ended"):
+        run()
 
 
 def test_another_thread_installs_nothing():
@@ -88,12 +93,17 @@ def test_another_thread_installs_nothing():
 
 
 def test_a_signal_to_a_peer_is_named_and_ends_a_run_that_has_nothing_to_save():
-    with pytest.raises(PreemptedError, match="SIGUSR1 to rank 3: ended starting"), stop_signals() as request:
-        thread = threading.Thread(target=request.hear_of, args=(3 * module.SIGNAL_NUMBERS + signal.SIGUSR1,))
-        thread.start()
-        thread.join()
-        threading.Event().wait(10)
-        pytest.fail("the main thread is interrupted")
+    def run() -> None:
+        with stop_signals() as request:
+            reason = 3 * module.SIGNAL_NUMBERS + signal.SIGUSR1
+            thread = threading.Thread(target=request.hear_of, args=(reason,))
+            thread.start()
+            thread.join()
+            threading.Event().wait(10)
+            pytest.fail("the main thread is interrupted")
+
+    with pytest.raises(PreemptedError, match="SIGUSR1 to rank 3: ended starting"):
+        run()
 
 
 def test_the_same_signal_again_ends_the_process_but_not_when_it_comes_on_two_ways(
