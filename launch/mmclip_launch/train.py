@@ -24,13 +24,11 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip.objectives import Objective
 from mmclip.release import create, load
-from mmclip.release.open_clip_training import take_over
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.agreement import Agreement
 from mmclip.training.checkpoint.contents import checkpoint_bytes
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.lease import Lease, claim
-from mmclip.training.checkpoint.loading import load_checkpoint
 from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.ema import WeightAverage
 from mmclip.training.gathered import Gathered
@@ -55,19 +53,19 @@ from mmclip_launch.run.drawing import draw_or_warn
 from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.folder import begin_folder, config_table, record
-from mmclip_launch.run.fork import config_of_fork, is_fork_at, note_fork, take_checkpoint, take_fork
+from mmclip_launch.run.fork import config_of_fork, note_fork, take_checkpoint, take_fork
 from mmclip_launch.run.heads import add_head, start_head
 from mmclip_launch.run.hooks import Run, RunHooks
 from mmclip_launch.run.in_training import InTraining, scores
 from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
-from mmclip_launch.run.made_with import made_with, told_of_others
-from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
+from mmclip_launch.run.parts import fit_parts, plan_parts
 from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.precision import agree, settle, settled
 from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
 from mmclip_launch.run.profile import ProfileConfig, profiling
 from mmclip_launch.run.recipe_checks import warn_of_warmup
+from mmclip_launch.run.restoring import begin, restore
 from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
 from mmclip_launch.run.robust import settle_between
 from mmclip_launch.run.sharding import asked_of_launcher, told_of_sharding
@@ -341,59 +339,6 @@ def start_or_resume(
         for name in ("metrics.jsonl", LEDGER, ALARMS, WATCHED, RETAINED, *several):
             truncate_lines(folder / name, progress.step)
     return progress, Lease(folder, token)
-
-
-def begin(config: RunConfig, run: Run) -> Progress:
-    """Where a new run starts: at 0, or where a run of open_clip's trainer left off.
-
-    Raises:
-        UserError: that run was one of another model, or is as long as this one is to be.
-    """
-    if config.resume_open_clip is None:
-        return Progress()
-    step = take_over(Path(config.resume_open_clip), run.step.trained)
-    if step >= run.total_steps:
-        raise UserError(
-            f"resume_open_clip={config.resume_open_clip!r} has {step:,} steps behind it, and this run has "
-            f"{run.total_steps:,} in all: lengthen it (length counts from the beginning of the first run)"
-        )
-    return Progress(step, step * config.global_batch_size)
-
-
-def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen: Screen) -> Progress:
-    """Fill module and optimizer from the checkpoint of a step.
-
-    Raises:
-        UserError: the data or its order is not what the run began with.
-    """
-    take_size_before(run, step)
-    is_fork = is_fork_at(folder, step)
-    try:
-        state = load_checkpoint(checkpoint_folder(folder, step), run.step.trained)
-    except UserError as error:
-        if not is_fork:
-            raise
-        raise UserError(f"--fork: the checkpoint does not fit these settings: {error}") from error
-    fingerprint = run.loader.fingerprint_at(state.progress.samples_seen)
-    if state.data_fingerprint != fingerprint and not is_fork:
-        raise UserError(
-            f"{folder}: the training data or its order changed since the run began (fingerprint "
-            f"{state.data_fingerprint}, now {fingerprint}): restore the shards, or go on with these in a new folder: "
-            f"--fork {folder} --output NEW"
-        )
-    if state.data_fingerprint != fingerprint:
-        screen.warn(
-            f"the fork trains on other data, or in another order: it goes on at position {state.progress.samples_seen:,} of "
-            "the new order; what stands before is not seen, and what the first run saw may come again"
-        )
-    for line in told_of_others(state.made_with, made_with(accelerator.device)):
-        screen.warn(line)
-    if state.world_size != accelerator.num_processes:
-        screen.warn(
-            f"resuming on {accelerator.num_processes} processes a run saved on {state.world_size}: "
-            "the same samples in the same order, weights equal within rounding"
-        )
-    return state.progress
 
 
 def write_summary(folder: Path, shards: Sequence[Mapping[str, Any]], screen: Screen) -> None:

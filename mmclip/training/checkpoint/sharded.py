@@ -92,7 +92,7 @@ def load_rows(folder: Path, trained: Trained) -> TrainingState:
     with _group(folder, layout_of("optimizer"), OPTIMIZER_FILE) as moments:
         if moments.shapes or progress.step:  # moments come with the first step
             _fill_optimizer(trained, moments)
-    return TrainingState(progress, data_fingerprint=table["data_fingerprint"], world_size=table["world_size"])
+    return TrainingState(progress, table["data_fingerprint"], table["world_size"], table.get("made_with", {}))
 
 
 @torch.no_grad()
