@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Test workers share the cores: one thread each. Several workers with all threads each are slower than one.
 TEST := OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow check docs bench clean
+.PHONY: demo test test-slow chaos check docs bench clean
 
 demo: $(STAMP)
 	@$(VENV)/bin/mmclip demo
@@ -16,6 +16,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(TEST) -q -m slow tests
+
+# A training run, and one fault after another; --write puts the table into README.md and docs/faults.md.
+chaos: $(STAMP)
+	@$(VENV)/bin/python tests/faults/chaos.py --seed $(or $(SEED),0) --minutes $(or $(MINUTES),10) --write
 
 check: $(STAMP)
 	@$(VENV)/bin/ruff check --quiet

@@ -55,11 +55,13 @@ from mmclip_launch.run.drawing import draw_or_warn
 from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.folder import begin_folder, config_table, record
+from mmclip_launch.run.fork import config_of_fork, is_fork_at, note_fork, take_checkpoint, take_fork
 from mmclip_launch.run.heads import add_head, start_head
 from mmclip_launch.run.hooks import Run, RunHooks
 from mmclip_launch.run.in_training import InTraining, scores
 from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
+from mmclip_launch.run.made_with import made_with, told_of_others
 from mmclip_launch.run.parts import fit_parts, plan_parts, take_size_before
 from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.precision import agree, settle, settled
@@ -77,33 +79,36 @@ from mmclip_launch.screen import Screen
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse `CONFIG.toml [--resume] [--FIELD VALUE ...]` and train."""
-    words = [word for word in arguments if word != "--resume"]
+    """Parse `CONFIG.toml [--resume] [--fork RUN] [--FIELD VALUE ...]` and train."""
+    rest, fork = take_fork(arguments)
+    words = [word for word in rest if word != "--resume"]
     if words and words[0] in ("-h", "--help"):  # the fields of some run, since help needs one
         words = [str(packaged_config("tiny-vit")), "--help"]
     if not words or words[0].startswith("-"):
-        raise UserError("expected a run file: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]")
-    train(load_run_config(Path(words[0]), words[1:]), resume=len(words) < len(arguments))
+        raise UserError("expected a run file: mmclip train CONFIG.toml [--resume] [--fork RUN] [--FIELD VALUE ...]")
+    train(load_run_config(Path(words[0]), words[1:]), resume=len(words) < len(rest), fork=fork)
 
 
-def train(config: RunConfig, resume: bool = False) -> Path:
+def train(config: RunConfig, resume: bool = False, fork: Path | None = None) -> Path:
     """Run `config` to its end and evaluate it; the run folder is returned.
+
+    `fork` is a run, or a checkpoint of one, that a new folder goes on from; with `resume` it counts at the first start only.
 
     Raises:
         UserError: the configuration cannot work here, the folder is taken, or the run has diverged.
         PreemptedError: SIGTERM or SIGUSR1 came to one of its processes, and what it had learned is saved.
     """
     with stop_signals() as stop:
-        return run_to_end(config, resume, stop)
+        return run_to_end(config, resume, fork, stop)
 
 
-def run_to_end(config: RunConfig, resume: bool, stop: StopRequest) -> Path:
+def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopRequest) -> Path:
     """A run whose signals are answered."""
     RUN_FOLDER.set(None)
     screen = Screen(quiet=rank() > 0)
     config = asked_of_launcher(config)
-    was_auto, config = config.precision == "auto", settle(config, resume)
-    checked = preflight(config, resume, screen.warn) if rank() == 0 else None
+    was_auto, config = config.precision == "auto", settle(config, resume, config_of_fork(fork) if fork else None)
+    checked = preflight(config, resume, screen.warn, fork) if rank() == 0 else None
     accelerator = build_accelerator(config)
     config = agree(config, accelerator, was_auto)
     allow_tf32(settled(config))
@@ -315,8 +320,14 @@ def start_or_resume(
     if checked is not None:
         refuse_equal_prompts(checked.datasets, towers.tokenizer)
         refuse_small_disk(folder, checkpoint_bytes(run.step.trained), config.checkpoint.keep, screen.warn)
+        if checked.fork is not None:
+            note_fork(checked.fork, folder)
         if checked.is_new:
             begin_folder(config)
+        if checked.fork is not None:
+            take_checkpoint(checked.fork, folder)
+            for line in checked.fork.told():
+                screen.say(line)
     accelerator.wait_for_everyone()
     RUN_FOLDER.set(folder)
     known = [0, 0] if checked is None else [checked.step, claim(folder).token]
@@ -356,14 +367,27 @@ def restore(folder: Path, step: int, accelerator: Accelerator, run: Run, screen:
         UserError: the data or its order is not what the run began with.
     """
     take_size_before(run, step)
-    state = load_checkpoint(checkpoint_folder(folder, step), run.step.trained)
+    is_fork = is_fork_at(folder, step)
+    try:
+        state = load_checkpoint(checkpoint_folder(folder, step), run.step.trained)
+    except UserError as error:
+        if not is_fork:
+            raise
+        raise UserError(f"--fork: the checkpoint does not fit these settings: {error}") from error
     fingerprint = run.loader.fingerprint_at(state.progress.samples_seen)
-    if state.data_fingerprint != fingerprint:
+    if state.data_fingerprint != fingerprint and not is_fork:
         raise UserError(
             f"{folder}: the training data or its order changed since the run began (fingerprint "
-            f"{state.data_fingerprint}, now {fingerprint}): restore the shards, "
-            f"or start a new run from these weights with --model.init {folder}"
+            f"{state.data_fingerprint}, now {fingerprint}): restore the shards, or go on with these in a new folder: "
+            f"--fork {folder} --output NEW"
         )
+    if state.data_fingerprint != fingerprint:
+        screen.warn(
+            f"the fork trains on other data, or in another order: it goes on at position {state.progress.samples_seen:,} of "
+            "the new order; what stands before is not seen, and what the first run saw may come again"
+        )
+    for line in told_of_others(state.made_with, made_with(accelerator.device)):
+        screen.warn(line)
     if state.world_size != accelerator.num_processes:
         screen.warn(
             f"resuming on {accelerator.num_processes} processes a run saved on {state.world_size}: "

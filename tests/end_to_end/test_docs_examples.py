@@ -25,6 +25,7 @@ from PIL import Image
 from mmclip_data.shards import ShardWriter
 from mmclip_launch.cli import VERBS
 from mmclip_launch.run.config import RunConfig, load_run_config
+from mmclip_launch.run.fork import take_fork
 from mmclip_launch.run.suite_files import SuiteConfig
 from mmclip_launch.run.tables import from_table
 
@@ -39,6 +40,8 @@ BASE = {
     "data": {"source": {"type": "tars", "shards": "embedded:emoji/train-*.tar"}},
 }
 SHORT = {"steps": "2", "samples": "16", "epochs": "0.05"}
+LONGER = {"steps": "4", "samples": "32", "epochs": "0.1"}
+"""For what goes on from a run of that length."""
 
 
 class Block(NamedTuple):
@@ -160,9 +163,10 @@ def run_verb(verb: str, words: Sequence[str]) -> None:
     """What `mmclip VERB ...` does, in this process; a training is cut short."""
     words = list(words)
     if verb == "train":
-        config = load_run_config(Path(words[0]), [word for word in words[1:] if word != "--resume"])
+        fields, fork = take_fork([word for word in words[1:] if word != "--resume"])
+        config = load_run_config(Path(words[0]), fields)
         (length,) = [key for key in SHORT if getattr(config.length, key) is not None]
-        words += [f"--length.{length}", SHORT[length]]
+        words += [f"--length.{length}", SHORT[length] if fork is None else LONGER[length]]
         if "--resume" not in words:
             shutil.rmtree(config.output, ignore_errors=True)
     try:

@@ -1,5 +1,6 @@
 """The run folder: who may write there, and what a resumed run must have in common with the one that began."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,36 @@ def refuse_changes(config: RunConfig, folder: Path) -> None:
     Raises:
         UserError: a field differs that would change what is learned; all such fields are listed.
     """
-    before = _flat(to_table(load_run_config(folder / CONFIG)))
-    now = _flat(to_table(config))
     safe = (*SAFE_TO_CHANGE, "data.source.cache")
-    names = [name for name in {**before, **now} if not any(f"{name}.".startswith(f"{part}.") for part in safe)]
     changed = [
-        f"  {name}: {before.get(name)!r} -> {now.get(name)!r}" for name in names if before.get(name) != now.get(name)
+        str(change)
+        for change in changes(load_run_config(folder / CONFIG), config)
+        if not any(f"{change.field}.".startswith(f"{part}.") for part in safe)
     ]
     if changed:
         raise UserError(
             f"{folder} was begun with other settings; a resumed run must keep them:\n"
             + "\n".join(changed)
-            + f"\nuse {folder / CONFIG} itself, or start a new run from these weights with --model.init {folder}"
+            + f"\nuse {folder / CONFIG} itself, or go on with these settings in a new folder: --fork {folder} --output NEW"
         )
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field of a run file that differs."""
+
+    field: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"  {self.field}: {self.before!r} -> {self.now!r}"
+
+
+def changes(before: RunConfig, now: RunConfig) -> list[Change]:
+    """All fields that differ, by their full names."""
+    old, new = _flat(to_table(before)), _flat(to_table(now))
+    return [Change(name, old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def record(config: RunConfig) -> None:

@@ -31,6 +31,7 @@ from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.journal import Journal
 from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
+from mmclip_launch.run.made_with import made_with
 from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
 from mmclip_launch.run.stop_signals import StopRequest
 from mmclip_launch.run.trackers import METRICS, MetricWriter, has_scores
@@ -95,6 +96,7 @@ class RunHooks:
         self.writer = writer
         self.total_steps = run.total_steps
         self.data_fingerprint = run.loader.fingerprint_at
+        self.made_with = made_with(accelerator.device)
         self.run_evaluation = evaluate
         self.show = show
         self.say_alarm = say_alarm
@@ -220,7 +222,7 @@ class RunHooks:
         self.edge.saved()
         if self.saver is not None:
             ranks = self.accelerator.num_processes
-            state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks)
+            state = TrainingState(progress, self.data_fingerprint(progress.samples_seen), ranks, self.made_with)
             files = (sharded_contents if self.step.is_sharded else contents)(self.step.trained, state)
             self.saver.save(progress.step, files, self._spared())
         self._since = time.perf_counter()

@@ -21,12 +21,13 @@ NATIVE_BF16 = (8, 0)
 """Compute capability of CUDA devices from which on they have units for bf16."""
 
 
-def settle(config: RunConfig, resume: bool) -> RunConfig:
-    """`config` with a precision: that of the run that goes on, else this machine's."""
+def settle(config: RunConfig, resume: bool, before: Path | None = None) -> RunConfig:
+    """`config` with a precision: that of the run that goes on, or of the one `before` it, else this machine's."""
     if config.precision != "auto":
         return config
-    before = Path(config.output) / CONFIG
-    chosen = load_run_config(before).precision if resume and before.is_file() else "auto"
+    asked = [*([Path(config.output) / CONFIG] if resume else []), *([before] if before else [])]
+    found = [load_run_config(path).precision for path in asked if path.is_file()]
+    chosen = found[0] if found else "auto"
     return replace(config, precision=settled(config) if chosen == "auto" else chosen)
 
 

@@ -34,6 +34,7 @@ from mmclip_launch.mirror.place import Place
 from mmclip_launch.run.chosen import choose_samples
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.folder import CONFIG, refuse_changes
+from mmclip_launch.run.fork import FORKED_FROM, Fork, find_fork, unfinished_fork
 from mmclip_launch.run.peers import refuse_too_few_devices, world_size
 from mmclip_launch.run.trackers import check_installed
 
@@ -50,9 +51,13 @@ class Checked:
     step: int
     """Of the checkpoint to continue from; -1 without one."""
     datasets: Sequence[OpenedDataset]
+    fork: Fork | None = None
+    """Whose checkpoint is still to be copied."""
 
 
-def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> Checked:
+def preflight(
+    config: RunConfig, resume: bool, warn: Callable[[str], None], source_of_fork: Path | None = None
+) -> Checked:
     """Check everything that is on this machine, once for all ranks.
 
     Raises:
@@ -64,6 +69,7 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     folder = Path(config.output)
     _meet_mirror(config, folder, resume, warn)
     is_new = _is_new(config, folder, resume)
+    fork = find_fork(source_of_fork, config, warn) if is_new and source_of_fork else unfinished_fork(folder)
     refuse_unwritable(folder)
     Layout(config.global_batch_size, 0, world_size())
     _check_model(config.model)
@@ -72,14 +78,19 @@ def preflight(config: RunConfig, resume: bool, warn: Callable[[str], None]) -> C
     if config.resume_open_clip is not None and not Path(config.resume_open_clip).is_file():
         raise UserError(f"resume_open_clip={config.resume_open_clip!r}: no such file; expected open_clip's epoch_N.pt")
     steps = config.length.total_steps(config.global_batch_size, _check_data(config, warn))
+    if fork is not None and fork.step >= steps:
+        raise UserError(
+            f"--fork: {fork.checkpoint} has {fork.step:,} steps behind it, and this run has {steps:,} in all: lengthen it "
+            "(length counts from the beginning of the first run)"
+        )
     config.schedule.warmup(steps * config.global_batch_size)
     parts_of(config.resolution, (0, 0), steps, config.global_batch_size)  # the model's own size is not known yet
     _refuse_unknown_set(config)
     datasets = open_datasets(config.measured_sets)
-    step = -1 if is_new else _newest_step(folder, warn)
+    step = fork.step if fork else -1 if is_new else _newest_step(folder, warn)
     if isinstance(config.data.source, StreamingConfig):
         refuse_resume(config.data.source, max(0, step) * config.global_batch_size)
-    return Checked(is_new, step, datasets)
+    return Checked(is_new, step, datasets, fork)
 
 
 def _check_teacher(source: str) -> None:
@@ -256,7 +267,7 @@ def _is_new(config: RunConfig, folder: Path, resume: bool) -> bool:
                 "undo each other's work"
             )
         return False
-    found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    found = sorted({entry.name for entry in folder.iterdir()} - {FORKED_FROM}) if folder.is_dir() else []
     if found:
         raise UserError(
             f"--resume: {folder} holds no run: expected {CONFIG} in it, got {', '.join(found[:4])}"
