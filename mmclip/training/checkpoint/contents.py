@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmclip.errors import UserError
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, file_views, save_config
+from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, file_views, read_json, save_config
 from mmclip.training.checkpoint.files import BytesFile, File, TensorFile, written_by
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
@@ -91,6 +93,26 @@ def state_file(trained: Trained, state: TrainingState) -> BytesFile:
     if trained.scaler is not None and trained.scaler.is_enabled():
         table["scaler"] = trained.scaler.state_dict()
     return BytesFile(STATE_FILE, (json.dumps(table, indent=1) + "\n").encode())
+
+
+def read_state(folder: Path, scaler: torch.amp.GradScaler | None) -> TrainingState:
+    """What `state_file` holds, the scaler filled with its part.
+
+    Raises:
+        UserError: it is not what was written.
+    """
+    path = folder / STATE_FILE
+    table = read_json(path)
+    try:
+        if scaler is not None and scaler.is_enabled() and "scaler" in table:  # not in one of another precision
+            scaler.load_state_dict(table["scaler"])
+        progress = Progress(int(table["progress"]["step"]), int(table["progress"]["samples_seen"]))
+        made_with = dict(table.get("made_with") or table.get("versions", {}))  # as it was called at first
+        return TrainingState(progress, str(table["data_fingerprint"]), int(table["world_size"]), made_with)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not what mmclip writes ({type(error).__name__}: {error}): take an earlier checkpoint"
+        ) from error
 
 
 def checkpoint_bytes(trained: Trained) -> int:

@@ -18,10 +18,10 @@ from mmclip.training.checkpoint.contents import (
     Trained,
     TrainingState,
     named_trained,
+    read_state,
 )
 from mmclip.training.checkpoint.sharded import changes_layout, load_rows
 from mmclip.training.module import TrainingModule
-from mmclip.training.progress import Progress
 
 
 def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
@@ -44,21 +44,7 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
     if (folder / OBJECTIVE_FILE).is_file():
         trained.module.objective.load_state_dict(read_tensors(folder / OBJECTIVE_FILE))
     _fill_optimizer(folder, trained.module, trained.optimizer)
-    return _read_state(folder / STATE_FILE, trained.scaler)
-
-
-def _read_state(path: Path, scaler: torch.amp.GradScaler | None) -> TrainingState:
-    table = read_json(path)
-    try:
-        if scaler is not None and scaler.is_enabled() and "scaler" in table:  # not in one of another precision
-            scaler.load_state_dict(table["scaler"])
-        progress = Progress(int(table["progress"]["step"]), int(table["progress"]["samples_seen"]))
-        made_with = dict(table.get("made_with") or table.get("versions", {}))  # as it was called at first
-        return TrainingState(progress, str(table["data_fingerprint"]), int(table["world_size"]), made_with)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not what mmclip writes ({type(error).__name__}: {error}): take an earlier checkpoint"
-        ) from error
+    return read_state(folder, trained.scaler)
 
 
 def _fill_heads(trained: Trained, folder: Path) -> None:

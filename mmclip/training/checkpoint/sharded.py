@@ -3,7 +3,6 @@
 A checkpoint written by one layout loads in any other: by one process, by other ranks, and from plain files into shards.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,14 @@ from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, save_config
 from mmclip.training.checkpoint.contents import (
     OBJECTIVE_FILE,
     OPTIMIZER_FILE,
-    STATE_FILE,
     Trained,
     TrainingState,
     named_trained,
     optimizer_tensors,
+    read_state,
     state_file,
 )
 from mmclip.training.checkpoint.files import BytesFile, File, TensorFile, written_by
-from mmclip.training.progress import Progress
 from mmclip.training.sharding import is_sharded_module
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -87,12 +85,11 @@ def load_rows(folder: Path, trained: Trained) -> TrainingState:
     if objective:
         with _group(folder, layout_of("objective"), OBJECTIVE_FILE) as tensors:
             fill_rows(objective, tensors)
-    table = json.loads((folder / STATE_FILE).read_text())
-    progress = Progress(**table["progress"])
+    state = read_state(folder, trained.scaler)
     with _group(folder, layout_of("optimizer"), OPTIMIZER_FILE) as moments:
-        if moments.shapes or progress.step:  # moments come with the first step
+        if moments.shapes or state.progress.step:  # moments come with the first step
             _fill_optimizer(trained, moments)
-    return TrainingState(progress, table["data_fingerprint"], table["world_size"], table.get("made_with", {}))
+    return state
 
 
 @torch.no_grad()

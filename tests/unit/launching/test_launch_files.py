@@ -70,7 +70,7 @@ def test_the_configuration_of_many_machines_takes_its_number_and_its_head_from_t
     options, _ = launch(LAUNCH / "accelerate/multi_node.yaml", "--machine_rank", "1", "--main_process_ip", "head")
     given = vars(options)
     assert (given["nnodes"], given["node_rank"], given["nproc_per_node"]) == ("2", 1, "8")
-    assert (given["master_addr"], given["master_port"]) == ("head", "29500")
+    assert (given["rdzv_backend"], given["rdzv_endpoint"]) == ("static", "head:29500")
 
 
 def test_the_sharding_configuration_asks_for_the_second_version():
