@@ -76,6 +76,7 @@ def figures_of(command: list[str], runs: Path, *flags: str) -> dict[str, list[li
     return json.loads(answers.read_text())
 
 
+@pytest.mark.slow
 def test_two_ranks_of_shards_take_the_steps_of_one_process(runs: Path):
     alone, sharded = figures_of([sys.executable], runs), figures_of(TORCHRUN, runs, "--sharding.method", "fsdp2")
     assert set(sharded) == set(alone) == set(VARIANTS)
