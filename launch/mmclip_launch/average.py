@@ -19,8 +19,8 @@ from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.results.headline import Headline, mean_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.interpolate import check_folder, save_model
-from mmclip_launch.run.in_memory import Scorer, add_scoring_flags
-from mmclip_launch.run.preflight import refuse_unwritable
+from mmclip_launch.run.beginning.preflight import refuse_unwritable
+from mmclip_launch.run.scoring.in_memory import Scorer, add_scoring_flags
 from mmclip_launch.screen import Screen
 
 

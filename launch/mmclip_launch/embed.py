@@ -16,9 +16,9 @@ from mmclip_data.clip_retrieval.layout import require_pyarrow
 from mmclip_data.clip_retrieval.pairs import open_pairs
 from mmclip_data.features.model import Towers
 from mmclip_launch.flags import Arguments
-from mmclip_launch.run.encoding import device_here
+from mmclip_launch.run.beginning.preflight import check_devices
 from mmclip_launch.run.peers import rank, world_size
-from mmclip_launch.run.preflight import check_devices
+from mmclip_launch.run.scoring.encoding import device_here
 from mmclip_launch.screen import Screen
 
 PRECISIONS = ("fp32", "bf16", "fp16")

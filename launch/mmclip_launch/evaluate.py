@@ -27,9 +27,11 @@ from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.table import notes_of, results_table
 from mmclip_eval.suite import IsThere, Keep, evaluate_opened
 from mmclip_launch.flags import Arguments
+from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.drawing import Pass, draw_all_or_warn, run_of, subject_of
-from mmclip_launch.run.encoding import (
+from mmclip_launch.run.peers import rank
+from mmclip_launch.run.scoring.drawing import Pass, draw_all_or_warn, run_of, subject_of
+from mmclip_launch.run.scoring.encoding import (
     EncodeOptions,
     add_encode_flags,
     all_ranks,
@@ -39,10 +41,8 @@ from mmclip_launch.run.encoding import (
     serve,
     store_of,
 )
-from mmclip_launch.run.evaluation_sets import Sets
-from mmclip_launch.run.failures import Failures
-from mmclip_launch.run.peers import rank
-from mmclip_launch.run.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
+from mmclip_launch.run.scoring.evaluation_sets import Sets
+from mmclip_launch.run.scoring.failures import Failures
 from mmclip_launch.screen import Screen
 
 Fail = Callable[[str, Exception], None]

@@ -15,7 +15,7 @@ from mmclip_launch.low_label import low_label_curve, read_draws
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.peers import rank
-from mmclip_launch.run.recipe_checks import refuse_lost_runs
+from mmclip_launch.run.recipe.recipe_checks import refuse_lost_runs
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 

@@ -27,9 +27,9 @@ from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.report.alpha_page import PAGE, write_alpha_page
 from mmclip_eval.results.alpha_curve import AlphaCurve, AlphaPoint, best_line, rows_of
 from mmclip_launch.flags import Arguments
-from mmclip_launch.run.drawing import command_line, machine
-from mmclip_launch.run.in_memory import Scorer, add_scoring_flags
-from mmclip_launch.run.preflight import refuse_unwritable
+from mmclip_launch.run.beginning.preflight import refuse_unwritable
+from mmclip_launch.run.scoring.drawing import command_line, machine
+from mmclip_launch.run.scoring.in_memory import Scorer, add_scoring_flags
 from mmclip_launch.screen import Screen
 
 CURVE_FILE = "interpolation.json"

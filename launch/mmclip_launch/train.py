@@ -44,35 +44,35 @@ from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.mirror.sender import Mirror
-from mmclip_launch.run.alarms import ALARMS
-from mmclip_launch.run.choosing import WATCHED
-from mmclip_launch.run.chosen import choose_samples
+from mmclip_launch.run.beginning.folder import begin_folder, config_table, record
+from mmclip_launch.run.beginning.fork import config_of_fork, note_fork, take_checkpoint, take_fork
+from mmclip_launch.run.beginning.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
+from mmclip_launch.run.beginning.restoring import begin, restore
+from mmclip_launch.run.beginning.start import told_of_start
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.config_files import packaged_config
-from mmclip_launch.run.drawing import draw_or_warn
-from mmclip_launch.run.edge import Edge
 from mmclip_launch.run.features import encode_once, freeze
-from mmclip_launch.run.folder import begin_folder, config_table, record
-from mmclip_launch.run.fork import config_of_fork, note_fork, take_checkpoint, take_fork
-from mmclip_launch.run.heads import add_head, start_head
+from mmclip_launch.run.hangs.watchdog import watching
 from mmclip_launch.run.hooks import Run, RunHooks
-from mmclip_launch.run.in_training import InTraining, scores
-from mmclip_launch.run.journal import Journal
-from mmclip_launch.run.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.parts import fit_parts, plan_parts
 from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.precision import agree, settle, settled
-from mmclip_launch.run.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
 from mmclip_launch.run.profile import ProfileConfig, profiling
-from mmclip_launch.run.recipe_checks import warn_of_warmup
-from mmclip_launch.run.restoring import begin, restore
-from mmclip_launch.run.retained import RETAINED, compare_retained, guard, note_retained
-from mmclip_launch.run.robust import settle_between
+from mmclip_launch.run.recipe.choosing import WATCHED
+from mmclip_launch.run.recipe.chosen import choose_samples
+from mmclip_launch.run.recipe.heads import add_head, start_head
+from mmclip_launch.run.recipe.recipe_checks import warn_of_warmup
+from mmclip_launch.run.recipe.retained import RETAINED, compare_retained, guard, note_retained
+from mmclip_launch.run.recipe.robust import settle_between
+from mmclip_launch.run.records.alarms import ALARMS
+from mmclip_launch.run.records.journal import Journal
+from mmclip_launch.run.records.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
+from mmclip_launch.run.records.trackers import build_writers
+from mmclip_launch.run.scoring.drawing import draw_or_warn
+from mmclip_launch.run.scoring.in_training import InTraining, scores
 from mmclip_launch.run.sharding import asked_of_launcher, told_of_sharding
-from mmclip_launch.run.start import told_of_start
-from mmclip_launch.run.stop_signals import StopRequest, stop_signals
-from mmclip_launch.run.trackers import build_writers
-from mmclip_launch.run.watchdog import watching
+from mmclip_launch.run.stopping.edge import Edge
+from mmclip_launch.run.stopping.stop_signals import StopRequest, stop_signals
 from mmclip_launch.screen import Screen
 
 

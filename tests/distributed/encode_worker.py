@@ -19,8 +19,8 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers
 from mmclip_data.features.ranks import PeerError
-from mmclip_launch.run import encoding
-from mmclip_launch.run.encoding import EncodeOptions, all_ranks, leading, load_everywhere, serve
+from mmclip_launch.run.scoring import encoding
+from mmclip_launch.run.scoring.encoding import EncodeOptions, all_ranks, leading, load_everywhere, serve
 
 RANK = int(os.environ["RANK"])
 CHUNK = 4

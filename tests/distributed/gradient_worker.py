@@ -18,8 +18,8 @@ from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.hooks import RunHooks
-from mmclip_launch.run.journal import Journal
-from mmclip_launch.run.trackers import build_writers
+from mmclip_launch.run.records.journal import Journal
+from mmclip_launch.run.records.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator
 
 # The one as it is by default, the other with ids of captions and pictures, which each rank computes from its own slice.

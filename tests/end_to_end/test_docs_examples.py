@@ -24,9 +24,9 @@ from PIL import Image
 
 from mmclip_data.shards import ShardWriter
 from mmclip_launch.cli import VERBS
+from mmclip_launch.run.beginning.fork import take_fork
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.fork import take_fork
-from mmclip_launch.run.suite_files import SuiteConfig
+from mmclip_launch.run.scoring.suite_files import SuiteConfig
 from mmclip_launch.run.tables import from_table
 
 ROOT = Path(__file__).parents[2]

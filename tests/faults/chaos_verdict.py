@@ -15,7 +15,7 @@ from mmclip_data.loading.mixture import order_of
 from mmclip_data.loading.opening import open_source
 from mmclip_launch.doctor.processor import read_processor
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.ledger import HASH_SPACE
+from mmclip_launch.run.records.ledger import HASH_SPACE
 
 
 @dataclass

@@ -30,15 +30,15 @@ from mmclip_data.loading.loader import DataConfig
 from mmclip_eval.datasets import EvalDatasetConfig
 from mmclip_launch.flags import parse_config
 from mmclip_launch.mirror.config import MirrorConfig
-from mmclip_launch.run.chosen import dev_set
 from mmclip_launch.run.conflicts import refuse_conflicts
-from mmclip_launch.run.head_config import HeadConfig
+from mmclip_launch.run.hangs.watchdog_config import WatchdogConfig
 from mmclip_launch.run.profile import ProfileConfig
-from mmclip_launch.run.retained_config import InterpolationConfig, RetainedConfig
-from mmclip_launch.run.suite_files import read_suite, suite_path
+from mmclip_launch.run.recipe.chosen import dev_set
+from mmclip_launch.run.recipe.head_config import HeadConfig
+from mmclip_launch.run.recipe.retained_config import InterpolationConfig, RetainedConfig
+from mmclip_launch.run.records.trackers import TrackersConfig
+from mmclip_launch.run.scoring.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
-from mmclip_launch.run.trackers import TrackersConfig
-from mmclip_launch.run.watchdog_config import WatchdogConfig
 
 
 @config

@@ -24,17 +24,17 @@ from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
 from mmclip_launch.mirror.sender import Mirror
-from mmclip_launch.run.activity import Activity
-from mmclip_launch.run.alarms import ALARMS, Expected, Monitor
-from mmclip_launch.run.choosing import Choosing
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.edge import Edge
-from mmclip_launch.run.journal import Journal
-from mmclip_launch.run.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
-from mmclip_launch.run.made_with import made_with
-from mmclip_launch.run.skipped import SkippedStep, SkippedSteps
-from mmclip_launch.run.stop_signals import StopRequest
-from mmclip_launch.run.trackers import METRICS, MetricWriter, has_scores
+from mmclip_launch.run.recipe.choosing import Choosing
+from mmclip_launch.run.records.alarms import ALARMS, Expected, Monitor
+from mmclip_launch.run.records.journal import Journal
+from mmclip_launch.run.records.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
+from mmclip_launch.run.records.made_with import made_with
+from mmclip_launch.run.records.skipped import SkippedStep, SkippedSteps
+from mmclip_launch.run.records.trackers import METRICS, MetricWriter, has_scores
+from mmclip_launch.run.stopping.activity import Activity
+from mmclip_launch.run.stopping.edge import Edge
+from mmclip_launch.run.stopping.stop_signals import StopRequest
 from mmclip_launch.screen import Screen
 
 Evaluate = Callable[[Progress, str | None], Mapping[str, float] | None]

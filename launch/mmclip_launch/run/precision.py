@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from mmclip.training.precision import Precision
 from mmclip_launch.doctor.backends import BF16_FLAGS
 from mmclip_launch.doctor.processor import read_processor
+from mmclip_launch.run.beginning.folder import CONFIG
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.folder import CONFIG
 
 ALL: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "fp64")
 NATIVE_BF16 = (8, 0)

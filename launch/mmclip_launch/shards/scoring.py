@@ -16,7 +16,7 @@ from mmclip_data.features.cache import BLOCK_ROWS
 from mmclip_data.features.model import Towers
 from mmclip_data.pipelines.job import Track
 from mmclip_data.pipelines.rewrite import Inputs
-from mmclip_launch.run.preflight import check_devices
+from mmclip_launch.run.beginning.preflight import check_devices
 
 
 class ClipScorer:

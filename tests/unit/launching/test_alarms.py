@@ -11,8 +11,8 @@ import torch
 from mmclip.ops.infonce import infonce
 from mmclip.ops.sigmoid import sigmoid
 from mmclip.training.progress import Progress
-from mmclip_launch.run import alarms
-from mmclip_launch.run.alarms import Alarm, Expected, Monitor, chance_loss
+from mmclip_launch.run.records import alarms
+from mmclip_launch.run.records.alarms import Alarm, Expected, Monitor, chance_loss
 
 BATCH = 64
 EXPECTED = Expected(settled_after=0, chance_loss=math.log(BATCH), max_logit_scale=100.0, max_grad_norm=1.0, workers=1)

@@ -16,7 +16,7 @@ from mmclip_data.loading.loader import DataConfig, TrainLoader
 from mmclip_data.loading.planned import Layout
 from mmclip_data.loading.sources import IndexedTarsConfig
 from mmclip_eval.datasets import open_dataset
-from mmclip_launch.run.chosen import choose_samples, dev_set, examples_set, training_set
+from mmclip_launch.run.recipe.chosen import choose_samples, dev_set, examples_set, training_set
 
 NOTO = "embedded:emoji/unseen-concept-noto.tar"
 BOTH = (NOTO, "embedded:emoji/unseen-concept-twemoji.tar")

@@ -11,11 +11,11 @@ import pytest
 from mmclip.envelope import verify
 from mmclip.errors import PreemptedError
 from mmclip.training.agreement import Agreement
-from mmclip_launch.run import in_training
-from mmclip_launch.run.activity import Activity
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.edge import Edge
-from mmclip_launch.run.stop_signals import STOP_SIGNALS, StopRequest
+from mmclip_launch.run.scoring import in_training
+from mmclip_launch.run.stopping.activity import Activity
+from mmclip_launch.run.stopping.edge import Edge
+from mmclip_launch.run.stopping.stop_signals import STOP_SIGNALS, StopRequest
 from mmclip_launch.train import train
 
 RUN = """

@@ -15,7 +15,7 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
 from mmclip_launch import evaluate
 from mmclip_launch.cli import run_verb
-from mmclip_launch.run.encoding import EncodeOptions, load_everywhere
+from mmclip_launch.run.scoring.encoding import EncodeOptions, load_everywhere
 
 MODEL_CFG = {
     "embed_dim": 16,

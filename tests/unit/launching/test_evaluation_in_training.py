@@ -12,9 +12,9 @@ from mmclip.errors import UserError
 from mmclip_eval.metrics.estimate import Estimate
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_launch import evaluate
+from mmclip_launch.run.beginning.folder import refuse_changes
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.folder import refuse_changes
-from mmclip_launch.run.in_training import scores
+from mmclip_launch.run.scoring.in_training import scores
 from mmclip_launch.run.tables import to_toml
 from mmclip_launch.train import train
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mmclip import load
 from mmclip.errors import UserError
 from mmclip_launch.report import main as report
-from mmclip_launch.run import fork as forking
+from mmclip_launch.run.beginning import fork as forking
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import main, train
 
@@ -178,7 +178,7 @@ def test_another_version_or_device_is_said(
 ):
     state = json.loads((at(first, 4) / "training_state.json").read_text())
     assert {"torch", "mmclip", "device"} == set(state["made_with"])
-    monkeypatch.setattr("mmclip_launch.run.made_with.version", lambda name: "99.0")
+    monkeypatch.setattr("mmclip_launch.run.records.made_with.version", lambda name: "99.0")
     fork(run_file, at(first, 4), tmp_path / "second")
     said = " ".join(capsys.readouterr().err.split())
     assert "resuming with mmclip 99.0 a run saved with 0.1.0: the same samples" in said

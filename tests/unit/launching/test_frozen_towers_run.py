@@ -23,9 +23,9 @@ from mmclip_data.features.model import Towers
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_data.shards.read import ShardReader
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.evaluation_sets import Sets
 from mmclip_launch.run.features import encode_once
-from mmclip_launch.run.in_training import InTraining
+from mmclip_launch.run.scoring.evaluation_sets import Sets
+from mmclip_launch.run.scoring.in_training import InTraining
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import assemble, build_accelerator, train
 
@@ -132,7 +132,9 @@ def test_a_second_run_and_a_resume_read_no_shard_and_make_no_token(tmp_path: Pat
     monkeypatch.setattr("mmclip_launch.run.features.SourcePictures.__call__", refuse)
     monkeypatch.setattr(TwoTower, "text_features", refuse)
     monkeypatch.setattr(TwoTower, "image_features", refuse)
-    monkeypatch.setattr("mmclip_launch.run.preflight.refuse_unusable", lambda *_: [])  # which reads some to see
+    monkeypatch.setattr(
+        "mmclip_launch.run.beginning.preflight.refuse_unusable", lambda *_: []
+    )  # which reads some to see
     split = Tokenizer.__call__
 
     def of_probes(self: Tokenizer, texts: Any) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mmclip_launch.run.hang_judge import Event, HangJudge, behind
-from mmclip_launch.run.heartbeat import Beat
-from mmclip_launch.run.watchdog_config import WatchdogConfig
+from mmclip_launch.run.hangs.hang_judge import Event, HangJudge, behind
+from mmclip_launch.run.hangs.heartbeat import Beat
+from mmclip_launch.run.hangs.watchdog_config import WatchdogConfig
 
 CONFIG = WatchdogConfig(warn_seconds=20, stalled_seconds=300, end_seconds=600)
 

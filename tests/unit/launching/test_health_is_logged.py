@@ -10,11 +10,11 @@ from mmclip.batch import DataPosition
 from mmclip.training.checkpoint.lease import claim
 from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
-from mmclip_launch.run import alarms
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.hooks import RunHooks
-from mmclip_launch.run.journal import Journal
-from mmclip_launch.run.trackers import build_writers
+from mmclip_launch.run.records import alarms
+from mmclip_launch.run.records.journal import Journal
+from mmclip_launch.run.records.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator, train
 
 RUN = """

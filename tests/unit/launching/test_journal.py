@@ -7,7 +7,7 @@ import pytest
 from mmclip.errors import MachineError
 from mmclip.training.checkpoint.lease import StaleLeaseError, claim
 from mmclip.training.checkpoint.patience import Patience
-from mmclip_launch.run.journal import Journal
+from mmclip_launch.run.records.journal import Journal
 
 
 def journal_in(folder: Path, told: list[str], minutes: float = 5.0) -> Journal:

@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from mmclip.training.progress import LengthConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_data.loading.sources import SyntheticConfig
+from mmclip_launch.run.beginning.folder import claim
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.folder import claim
 from mmclip_launch.run.precision import agree, native_of_flags, settle, settled
 
 

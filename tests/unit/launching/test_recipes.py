@@ -12,7 +12,7 @@ from mmclip.errors import UserError
 from mmclip.release import interpolate
 from mmclip_launch import evaluate, finetune
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.recipe_checks import refuse_lost_runs, warn_of_warmup
+from mmclip_launch.run.recipe.recipe_checks import refuse_lost_runs, warn_of_warmup
 from mmclip_launch.train import train
 
 START = """

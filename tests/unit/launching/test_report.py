@@ -11,9 +11,9 @@ from mmclip.errors import UserError
 from mmclip_data.shards import ShardWriter, expand_shards, open_index
 from mmclip_data.shards.read import ShardReader
 from mmclip_launch import evaluate, report
-from mmclip_launch.run import drawing
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.encoding import EncodeOptions
+from mmclip_launch.run.scoring import drawing
+from mmclip_launch.run.scoring.encoding import EncodeOptions
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
 

@@ -9,9 +9,9 @@ import pytest
 
 from mmclip.errors import PreemptedError
 from mmclip_launch.launcher import is_training
-from mmclip_launch.run import stop_signals as module
-from mmclip_launch.run.activity import Activity
-from mmclip_launch.run.stop_signals import STOP_SIGNALS, StopRequest, stop_signals
+from mmclip_launch.run.stopping import stop_signals as module
+from mmclip_launch.run.stopping.activity import Activity
+from mmclip_launch.run.stopping.stop_signals import STOP_SIGNALS, StopRequest, stop_signals
 
 
 class Clock:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmclip.errors import UserError
-from mmclip_launch.run.trackers import METRICS, MetricWriter, TrackersConfig, build_writers
+from mmclip_launch.run.records.trackers import METRICS, MetricWriter, TrackersConfig, build_writers
 
 SETTINGS = {"optimizer.lr": 0.001, "model.name": "tiny"}
 

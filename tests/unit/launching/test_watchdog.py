@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mmclip_launch.run import heartbeat, watchdog
-from mmclip_launch.run.activity import Activity
-from mmclip_launch.run.heartbeat import Beat
-from mmclip_launch.run.stop_signals import SIGNAL_NUMBERS, StopRequest
-from mmclip_launch.run.watchdog import HANGS, Watchdog
-from mmclip_launch.run.watchdog_config import WatchdogConfig
+from mmclip_launch.run.hangs import heartbeat, watchdog
+from mmclip_launch.run.hangs.heartbeat import Beat
+from mmclip_launch.run.hangs.watchdog import HANGS, Watchdog
+from mmclip_launch.run.hangs.watchdog_config import WatchdogConfig
+from mmclip_launch.run.stopping.activity import Activity
+from mmclip_launch.run.stopping.stop_signals import SIGNAL_NUMBERS, StopRequest
 
 CONFIG = WatchdogConfig(warn_seconds=0.3, stalled_seconds=0.3, end_seconds=None)
 

@@ -18,7 +18,7 @@ from typing import Literal
 from mmclip.errors import PreemptedError
 from mmclip_launch.faults import RUN_FOLDER, is_lost_peer
 from mmclip_launch.launcher import EXIT_REQUEUE, STOP_SIGNALS
-from mmclip_launch.run.activity import STEPPING, Activity
+from mmclip_launch.run.stopping.activity import STEPPING, Activity
 
 SAME_REQUEST_SECONDS = 3.0
 """What comes so soon after the first signal is the same request on another way: of the scheduler's and of the launcher's."""

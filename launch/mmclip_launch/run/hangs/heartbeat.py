@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from mmclip_launch.run.activity import in_words
+from mmclip_launch.run.stopping.activity import in_words
 
 INTERVAL_SECONDS = 1.0
 RANKS_A_SECOND = 128

@@ -15,9 +15,9 @@ from mmclip_eval.datasets import OpenedDataset
 from mmclip_eval.results.result import EvalResult
 from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_sets
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.drawing import Pass
-from mmclip_launch.run.encoding import EncodeOptions, leading, serve
-from mmclip_launch.run.evaluation_sets import Sets
+from mmclip_launch.run.scoring.drawing import Pass
+from mmclip_launch.run.scoring.encoding import EncodeOptions, leading, serve
+from mmclip_launch.run.scoring.evaluation_sets import Sets
 from mmclip_launch.screen import Screen
 
 Note = Callable[[Progress, Sequence[EvalResult]], None]

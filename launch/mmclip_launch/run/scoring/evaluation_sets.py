@@ -7,8 +7,8 @@ from pathlib import Path
 from mmclip.errors import UserError
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.tasks.registry import read_task
-from mmclip_launch.run.preflight import open_datasets
-from mmclip_launch.run.suite_files import read_suite
+from mmclip_launch.run.beginning.preflight import open_datasets
+from mmclip_launch.run.scoring.suite_files import read_suite
 
 
 @dataclass

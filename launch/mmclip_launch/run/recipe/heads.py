@@ -18,8 +18,8 @@ from mmclip_eval.probes.drawing import hold_out
 from mmclip_eval.probes.logistic import Examples, Probe, choose_strength, fit_probe
 from mmclip_eval.tasks.few_shot import STRENGTH_OF_ONE_SHOT
 from mmclip_eval.zero_shot import class_weights
-from mmclip_launch.run.chosen import examples_set, training_set
-from mmclip_launch.run.head_config import HeadConfig
+from mmclip_launch.run.recipe.chosen import examples_set, training_set
+from mmclip_launch.run.recipe.head_config import HeadConfig
 from mmclip_launch.screen import Screen
 
 NEVER = -1e4

@@ -14,7 +14,7 @@ from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.result import RESULT_FILE, RunResult, record_result
 from mmclip.training.early_stopping import EarlyStopping, EarlyStoppingConfig, Watched, watched_names
 from mmclip.training.progress import Progress
-from mmclip_launch.run.ledger import Append, append_lines
+from mmclip_launch.run.records.ledger import Append, append_lines
 
 WATCHED = "early_stopping.jsonl"
 """In the run folder: the figure at each evaluation. It is the whole state, and is cut at a resume like all logs."""

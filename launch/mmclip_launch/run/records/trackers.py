@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip_launch.run.ledger import Append, append_lines
+from mmclip_launch.run.records.ledger import Append, append_lines
 
 METRICS = "metrics.jsonl"
 Settings = Mapping[str, object]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmclip.errors import UserError
 from mmclip.training.progress import Progress
-from mmclip_launch.run.ledger import SKIPPED, Append, append_lines
+from mmclip_launch.run.records.ledger import SKIPPED, Append, append_lines
 
 SAMPLES_SAID = 3
 """Names on the terminal; the file has all of them."""

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from mmclip.errors import PreemptedError
 from mmclip.training.agreement import Agreement
-from mmclip_launch.run.stop_signals import StopRequest
+from mmclip_launch.run.stopping.stop_signals import StopRequest
 
 
 class Edge:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmclip_launch.run.activity import STEPPING
-from mmclip_launch.run.heartbeat import Beat
-from mmclip_launch.run.watchdog_config import WatchdogConfig
+from mmclip_launch.run.hangs.heartbeat import Beat
+from mmclip_launch.run.hangs.watchdog_config import WatchdogConfig
+from mmclip_launch.run.stopping.activity import STEPPING
 
 STALLED_STEPS = 10
 """Times the longest step so far, which a step may take before it counts as a hang."""

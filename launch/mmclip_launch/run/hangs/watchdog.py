@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from mmclip_launch.run.hang_judge import Event, HangJudge
-from mmclip_launch.run.heartbeat import Beat, Exchange, connect, here, store_host
-from mmclip_launch.run.ledger import append_lines
-from mmclip_launch.run.stop_signals import StopRequest, leave
-from mmclip_launch.run.watchdog_config import WatchdogConfig
+from mmclip_launch.run.hangs.hang_judge import Event, HangJudge
+from mmclip_launch.run.hangs.heartbeat import Beat, Exchange, connect, here, store_host
+from mmclip_launch.run.hangs.watchdog_config import WatchdogConfig
+from mmclip_launch.run.records.ledger import append_lines
+from mmclip_launch.run.stopping.stop_signals import StopRequest, leave
 
 HANGS = "hangs.jsonl"
 TICK_SECONDS = 1.0

@@ -14,10 +14,10 @@ from mmclip_data.features.model import Towers
 from mmclip_eval.results.headline import Headline, headlines
 from mmclip_eval.results.result import ModelIdentity
 from mmclip_launch.evaluate import add_dataset_flags, architecture_of, dataset_of, datasets_of_run, evaluate_sets
-from mmclip_launch.run.encoding import EncodeOptions, add_encode_flags, device_here, store_of
-from mmclip_launch.run.evaluation_sets import Sets
+from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
 from mmclip_launch.run.peers import world_size
-from mmclip_launch.run.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
+from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, store_of
+from mmclip_launch.run.scoring.evaluation_sets import Sets
 from mmclip_launch.screen import Screen
 
 

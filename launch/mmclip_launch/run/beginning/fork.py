@@ -22,9 +22,9 @@ from mmclip.training.checkpoint.folders import (
     verify_checkpoint,
 )
 from mmclip_data.shards.atomic import atomic_file
+from mmclip_launch.run.beginning.folder import CONFIG, Change, changes
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.folder import CONFIG, Change, changes
-from mmclip_launch.run.retained import RETAINED
+from mmclip_launch.run.recipe.retained import RETAINED
 
 FORKED_FROM = "forked_from.json"
 FIXED = {

@@ -10,8 +10,8 @@ from mmclip.training.progress import Progress
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.results.forgetting import Figure, Forgetting, figures_of, forgetting, forgetting_table, told
 from mmclip_eval.results.result import EvalResult
-from mmclip_launch.run.ledger import append_lines
-from mmclip_launch.run.retained_config import RetainedConfig
+from mmclip_launch.run.recipe.retained_config import RetainedConfig
+from mmclip_launch.run.records.ledger import append_lines
 from mmclip_launch.screen import Screen
 
 RETAINED, FORGETTING = "retained.jsonl", "forgetting.json"

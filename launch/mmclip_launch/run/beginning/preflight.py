@@ -31,12 +31,12 @@ from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_launch.faults import free_bytes
 from mmclip_launch.mirror.fetch import fetch_newer
 from mmclip_launch.mirror.place import Place
-from mmclip_launch.run.chosen import choose_samples
+from mmclip_launch.run.beginning.folder import CONFIG, refuse_changes
+from mmclip_launch.run.beginning.fork import FORKED_FROM, Fork, find_fork, unfinished_fork
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.folder import CONFIG, refuse_changes
-from mmclip_launch.run.fork import FORKED_FROM, Fork, find_fork, unfinished_fork
 from mmclip_launch.run.peers import refuse_too_few_devices, world_size
-from mmclip_launch.run.trackers import check_installed
+from mmclip_launch.run.recipe.chosen import choose_samples
+from mmclip_launch.run.records.trackers import check_installed
 
 SMALLEST_RUN_BYTES = 1 << 20
 """Room that any run needs for its configuration and lines of metrics, before its first checkpoint."""

@@ -1,0 +1,1 @@
+"""The files of one line a step or a figure: ledger, metrics, alarms, skipped steps."""
