@@ -55,6 +55,7 @@ def main() -> int:
             outcomes, wrong = disturb(arena, plan, dice, 60 * options.minutes)
             return conclude(arena, outcomes, wrong, options)
         finally:
+            arena.stop()
             if options.keep:
                 shutil.copytree(arena.run, place / "kept", symlinks=True)  # its disk goes with the namespace
                 say(f"kept: {place}")

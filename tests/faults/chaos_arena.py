@@ -137,10 +137,13 @@ class Arena:
         named = {int(path.name.removeprefix("step-")): path for path in found if path.name[5:].isdigit()}
         return {step: path for step, path in named.items() if step % SAVE_EVERY_STEPS == 0 or step == self.steps}
 
-    def clear(self, leave_files: bool = False) -> None:
-        """Kill what is left, and give the disk back."""
+    def stop(self) -> None:
+        """Kill what is left."""
         for process in self.launched:
             kill_tree(process)
+
+    def clear(self, leave_files: bool = False) -> None:
+        """Give the disk back."""
         subprocess.run(["umount", "-l", str(self.place / "disk")], check=False, capture_output=True)
         if not leave_files:
             shutil.rmtree(self.place, ignore_errors=True)
