@@ -29,7 +29,7 @@ def _timm(name: str, image_size: int) -> dict[str, Any]:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Learns fastest in one process; its batch norm is refused on several ranks.
+    # Learns fastest; its batch norms are synchronised on several ranks, and refused under accumulation.
     "tiny-resnet-48": {"embed_dim": 256, "vision_cfg": _timm("test_resnet", 48), "text_cfg": _text(128, 2, 24)},
     "tiny-resnet-32": {"embed_dim": 64, "vision_cfg": _timm("test_resnet", 32), "text_cfg": _text(64, 1, 16)},
     # Without batch norm: for several processes, and for tests that compare them.

@@ -8,6 +8,7 @@ from torch import nn
 from mmclip.batch import ImageTextBatch, ObjectiveOutput, PairLabels, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives import Objective, ObjectiveContext
+from mmclip.towers.synced_norm import is_synchronised, synchronise
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.identity import identity_labels
 from mmclip.training.precision import Precision, autocast
@@ -18,7 +19,7 @@ class TrainingModule(nn.Module):
 
     Raises:
         UserError: the objective needs a logit bias that the towers lack, or the image tower's batch norm would see
-            only a rank's slice of the batch.
+            only a slice of the batch.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TrainingModule(nn.Module):
             towers.logit_scale.requires_grad_(objective.needs.logit_scale)
         if objective.needs.class_head and towers.class_head is None:
             raise UserError("objective 'classify' needs a head over the classes of data.labels: set [head]")
-        _refuse_split_batch_norm(towers, world_size, micro_batches)
+        _join_batch_norm(towers, world_size, micro_batches)
         self.towers = towers
         self.objective: Any = objective
         self.precision: Precision = precision
@@ -81,14 +82,20 @@ class TrainingModule(nn.Module):
         return identity_labels(batch.tokens, batch.ids, lengths)
 
 
-def _refuse_split_batch_norm(towers: TwoTower, world_size: int, micro_batches: int) -> None:
-    if world_size * micro_batches == 1:
-        return
+def _join_batch_norm(towers: TwoTower, world_size: int, micro_batches: int) -> None:
+    """Let batch norms see the whole batch, as on one process, or refuse those that cannot."""
     norms = towers.moving_batch_norms()
+    if not norms or world_size * micro_batches == 1:
+        return
+    where = f"of {micro_batches} micro-batches"
+    if micro_batches == 1:
+        synchronise(towers.backbone)
+        norms = [name for name in norms if not is_synchronised(towers.backbone.get_submodule(name))]
+        where = f"on {world_size} ranks"
     if norms:
-        where = f"on {world_size} ranks" if world_size > 1 else f"of {micro_batches} micro-batches"
+        kind = type(towers.backbone.get_submodule(norms[0])).__name__
         raise UserError(
-            f"the model has {len(norms)} batch norms (first: {norms[0]}): {where} each would see its own "
-            "slice, and the run would differ from one process. Train on one process without accumulation.micro_batch_size, "
-            "or choose a tower without batch norm (preset tiny-vit-64, any ViT or ConvNeXt)"
+            f"the model has {len(norms)} batch norms (first: {norms[0]}, {kind}): {where} each would see its own "
+            "slice, and the run would differ from one process. Train without accumulation.micro_batch_size, on more "
+            "processes or on one, or choose a tower without batch norm (preset tiny-vit-64, any ViT or ConvNeXt)"
         )

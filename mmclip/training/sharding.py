@@ -102,6 +102,11 @@ def _refuse_unshardable(module: "TrainingModule") -> None:
             "sharding.method='fsdp2': this objective has learned parameters, which its loss reads outside of the towers' "
             "passes: expected an objective without heads, or sharding.method = 'none'"
         )
+    if towers.moving_batch_norms():
+        raise UserError(
+            "sharding.method='fsdp2': this model has batch norms that learn their statistics, which is not proven to be right "
+            "in parts: expected a tower without them, towers.rest_batch_norm = true, or sharding.method = 'none'"
+        )
     by_group = all(map(takes_rows, blocks_of(text_tower(towers.backbone)))) and not towers.is_compiled
     if towers.trims_text and towers.settings.text_groups != 1 and not by_group:
         raise UserError(

@@ -2,7 +2,8 @@
 
 The folder of an objective gets the metrics and the ledger that the hooks of a run write.
 
-Arguments: the run file, the folder for the answers, flags for every run. Sharded runs leave adapters out, which they refuse.
+Arguments: the run file, the folder for the answers, flags for every run. Sharded runs leave out what they refuse: adapters and
+batch norms.
 """
 
 import json
@@ -26,9 +27,11 @@ from mmclip_launch.train import assemble, build_accelerator
 CLIP = ("--objective.type", "clip")
 SIGLIP = ("--objective.type", "siglip", "--objective.duplicates", "positive", "--objective.label_smoothing", "0.1")
 DROPPED = ("--towers.patch_dropout", "0.5")
+RESNET = ("--model.arch", "tiny-resnet-32", "--towers.patch_dropout", "0", "--towers.activation_checkpointing", "False")
 LORA = ("--towers.lora.rank", "2", "--towers.lora.targets", "linear")
 VARIANTS = {
     "clip": CLIP,
+    "batch-norm": (*CLIP, *RESNET),
     "lora": (*CLIP, *LORA),
     "lora-accumulated": (*CLIP, *LORA, "--accumulation.micro_batch_size", "4"),
     "siglip": SIGLIP,
@@ -41,7 +44,7 @@ VARIANTS = {
 
 def main(run_file: Path, answers: Path, *all_runs: str) -> None:
     for objective, own in VARIANTS.items():
-        if LORA[0] in own and "fsdp2" in all_runs:
+        if (LORA[0] in own or "tiny-resnet-32" in own) and "fsdp2" in all_runs:
             continue
         folder = answers / objective
         folder.mkdir(exist_ok=True)
@@ -53,6 +56,7 @@ def main(run_file: Path, answers: Path, *all_runs: str) -> None:
 
         def note(*_: object, module=run.step.module, gradients=gradients) -> None:
             gradients.update({n: whole(p.grad).clone() for n, p in module.named_parameters() if p.grad is not None})
+            gradients.update({n: b.clone() for n, b in module.named_buffers() if ".running_" in n})  # of batch norms
 
         run.step.bare_optimizer.register_step_pre_hook(note)
         writer = build_writers(config.trackers, folder, {}, 0, accelerator.is_main_process)

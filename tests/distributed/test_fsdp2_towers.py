@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ hf_model_name = "FOLDER/bert"
 hf_pooler_type = "mean_pooler"
 hf_proj_type = "linear"
 """
-BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+BERT: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 PIECES = "accumulation = { micro_batch_size = 3, graph_gib = 1.0 }\n"
 VARIANTS = {
     "locked": NANO + "[towers]\nlock_image = true\nunlocked_image_groups = 1\n",

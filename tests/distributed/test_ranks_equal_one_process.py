@@ -33,7 +33,7 @@ lr = 1e-3
 """
 
 PLAIN = ("clip", "siglip", "dropped", "lora")
-VARIANTS = (*PLAIN, *(f"{name}-accumulated" for name in PLAIN))
+VARIANTS = (*PLAIN, *(f"{name}-accumulated" for name in PLAIN), "batch-norm")
 OF_THE_CLOCK = {"train/samples_per_second", "train/data_wait_fraction"}
 HEALTH = {
     *(f"health/{m}_{name}" for m in ("image", "text") for name in ("effective_rank", "effective_rank_centred")),
@@ -99,7 +99,7 @@ def test_ranks_give_the_gradients_ids_rates_and_metrics_of_one_process(
 ):
     together = answers_of(LAUNCHERS[launcher], tmp_path / "answers", flags)
     ranks = int(launcher.split()[1])
-    for objective in [name for name in VARIANTS if not (flags and name.startswith("lora"))]:
+    for objective in [name for name in VARIANTS if not (flags and name.startswith(("lora", "batch")))]:
         plain = objective.removesuffix("-accumulated")  # one process, the batch as a whole
         single = json.loads((alone / f"{plain}-steps-0.json").read_text())
         several = [json.loads((together / f"{objective}-steps-{rank}.json").read_text()) for rank in range(ranks)]

@@ -117,11 +117,11 @@ def _refuse_forced(draft: Draft, forced: list[str]) -> None:
 
 
 def _batch_norm(draft: Draft, cfg: dict[str, Any]) -> None:
-    if draft.processes > 1 and isinstance(cfg["vision_cfg"].get("layers"), list):
+    if draft["accum-freq"] > 1 and isinstance(cfg["vision_cfg"].get("layers"), list):
         draft.lose(
             "model",
-            f"it has batch norms, which mmclip refuses on {draft.processes} processes, since each would see its own "
-            "slice of the batch: train on one, or choose a ViT or a ConvNeXt",
+            f"it has batch norms, which mmclip refuses with --accum-freq {draft['accum-freq']}, since each micro-batch would "
+            "see its own slice: train without, on more processes, or choose a ViT or a ConvNeXt",
         )
 
 

@@ -84,7 +84,7 @@ def _figures(m: Measurement) -> Iterator[tuple[str, str]]:
         yield "caption", f"{m.context_length} tokens{cut}"
     yield "embedding", str(m.embed_dim)
     if m.batch_norm:
-        yield "batch norm", "yes: refused on several processes"
+        yield "batch norm", "yes: over the batch of all processes; refused under accumulation"
 
 
 def _flops(m: Measurement) -> str:

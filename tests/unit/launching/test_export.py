@@ -82,7 +82,7 @@ def rows_of(card: str, heading: str) -> list[list[str]]:
 
 def test_export_holds_the_towers_and_nothing_of_the_training(trained: Path, exported: Path):
     assert {path.name for path in exported.iterdir()} == FILES
-    (checkpoint,) = (trained / "checkpoints").iterdir()
+    (checkpoint,) = (trained / "checkpoints").glob("step-*")
     assert {"optimizer.safetensors", "training_state.json"} < {path.name for path in checkpoint.iterdir()}
     assert sha256(exported / "open_clip_model.safetensors") == sha256(checkpoint / "open_clip_model.safetensors")
     verify(exported)
@@ -205,7 +205,7 @@ def test_an_existing_folder_is_replaced_only_where_an_export_stands(
     (other / "thesis.tex").write_text("years")
     assert exits(trained, other, "--force") == 2
     assert (other / "thesis.tex").is_file()
-    checkpoint = shutil.copytree(next((trained / "checkpoints").iterdir()), tmp_path / "checkpoint")
+    checkpoint = shutil.copytree(next((trained / "checkpoints").glob("step-*")), tmp_path / "checkpoint")
     assert exits(trained, checkpoint, "--force") == 2
     assert "training checkpoint" in capsys.readouterr().err
     assert (checkpoint / "optimizer.safetensors").is_file()

@@ -1,6 +1,7 @@
 """What asks for sharding, and what does not go with it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
@@ -65,7 +66,7 @@ def test_a_run_that_nobody_wants_sharded_stays_as_it_is():
 
 
 def test_accelerate_reads_the_file_for_shards():
-    config = load_config_from_file(str(ROOT / "launch" / "accelerate" / "fsdp2.yaml"))
+    config: Any = load_config_from_file(str(ROOT / "launch" / "accelerate" / "fsdp2.yaml"))
     assert str(config.distributed_type).endswith("FSDP")
     assert config.fsdp_config["fsdp_version"] == 2
 

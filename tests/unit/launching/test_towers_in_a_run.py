@@ -135,12 +135,12 @@ def test_what_the_towers_cannot_do_ends_the_run_before_it_begins(run_file: Path)
         assembled(run_file, *flags)
 
 
-def test_a_frozen_batch_norm_may_run_on_several_ranks(run_file: Path):
+def test_a_frozen_batch_norm_may_run_in_micro_batches(run_file: Path):
     from mmclip.objectives.clip import ClipConfig
     from mmclip.training.module import TrainingModule
 
     towers = assembled(run_file, "--model.arch", "tiny-resnet-32", "--towers.lock_image", "True").step.module.towers
-    TrainingModule(towers, ClipConfig().build(), world_size=2)
+    TrainingModule(towers, ClipConfig().build(), micro_batches=2)
     towers = assembled(run_file, "--model.arch", "tiny-resnet-32").step.module.towers
     with pytest.raises(UserError, match="batch norms"):
-        TrainingModule(towers, ClipConfig().build(), world_size=2)
+        TrainingModule(towers, ClipConfig().build(), micro_batches=2)
