@@ -42,21 +42,12 @@ def test_one_process_ends_with_the_weights_of_two(small: Callable[..., Any]):
 
 @pytest.mark.slow
 def test_three_launchers_train_the_demo_to_the_same_weights(small: Callable[..., Any]):
-    """Its first 20 steps, in fp64: with equally many ranks byte for byte, on one rank within rounding.
-
-    With the smallest ViT, as its own tower has a batch norm, which sees the rank's part alone and is refused on several.
-    """
+    """Its first steps, in fp64: with equally many ranks byte for byte, on one rank within rounding."""
     text = (LAUNCH / "configs/demo.toml").read_text().partition("[[evaluation")[0]
-    text = (
-        text.replace("{", "{{")
-        .replace("}", "}}")
-        .replace("steps = 1100", "steps = 20")
-        .replace("tiny-resnet-48", "nano-vit-32")
-    )
-    assert "steps = 20" in text
-    assert "nano-vit-32" in text
+    text = text.replace("{", "{{").replace("}", "}}").replace("steps = 1100", "steps = 8")
+    assert "steps = 8" in text
     runs = {
-        name: small(name, text=f'precision = "fp64"\n{text}', steps=20) for name in ("python", "torchrun", "accelerate")
+        name: small(name, text=f'precision = "fp64"\n{text}', steps=8) for name in ("python", "torchrun", "accelerate")
     }
     for launcher, run in runs.items():
         run.finish(launcher, "--evaluation.report", "False")
