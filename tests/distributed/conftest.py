@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -44,6 +45,8 @@ class SmallRun:
     """One folder, in which a run is begun, and gone on with, by any launcher."""
 
     place: Path
+    text: str = RUN
+    steps: int = STEPS
     precision: str = "fp32"
     workers: int = 0
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -56,7 +59,7 @@ class SmallRun:
     def words(self) -> list[str]:
         """What comes behind the name of the program."""
         file = self.place / "run.toml"
-        file.write_text(RUN.format(precision=self.precision, workers=self.workers))
+        file.write_text(self.text.format(precision=self.precision, workers=self.workers))
         return [str(file), "--output", str(self.folder)]
 
     def start(self, launcher: str, *flags: str) -> subprocess.Popen[bytes]:
@@ -110,7 +113,7 @@ class SmallRun:
 
     @property
     def last(self) -> Path:
-        return self.folder / "checkpoints" / f"step-{STEPS:08d}"
+        return self.folder / "checkpoints" / f"step-{self.steps:08d}"
 
     def digests(self) -> dict[str, str]:
         """The sums of the weights and of the optimizer's moments at the end."""
@@ -126,10 +129,10 @@ def small(tmp_path: Path) -> Iterator[Begin]:
     """Make a small run; what still lives at the end of the test is killed."""
     runs: list[SmallRun] = []
 
-    def begin(name: str = "", precision: str = "fp32", workers: int = 0) -> SmallRun:
+    def begin(name: str = "", **settings: Any) -> SmallRun:
         place = tmp_path / (name or str(len(runs)))
         place.mkdir()
-        runs.append(SmallRun(place, precision, workers))
+        runs.append(SmallRun(place, **settings))
         return runs[-1]
 
     yield begin

@@ -41,6 +41,23 @@ def test_one_process_ends_with_the_weights_of_two(small: Callable[..., Any]):
 
 
 @pytest.mark.slow
+def test_three_launchers_train_the_demo_to_the_same_weights(small: Callable[..., Any]):
+    """Its first steps, in fp64: with equally many ranks byte for byte, on one rank within rounding."""
+    text = (LAUNCH / "configs/demo.toml").read_text().partition("[[evaluation")[0]
+    text = text.replace("{", "{{").replace("}", "}}").replace("steps = 1100", "steps = 8")
+    assert "steps = 8" in text
+    runs = {
+        name: small(name, text=f'precision = "fp64"\n{text}', steps=8) for name in ("python", "torchrun", "accelerate")
+    }
+    for launcher, run in runs.items():
+        run.finish(launcher, "--evaluation.report", "False")
+    assert runs["torchrun"].digests() == runs["accelerate"].digests()
+    assert runs["torchrun"].ledger() == runs["accelerate"].ledger()
+    assert runs["python"].ids() == runs["torchrun"].ids()
+    assert 0 < difference(runs["python"].last, runs["torchrun"].last) < 1e-12
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_ranks(small: Callable[..., Any]):
     """2 -> 1 -> 2: the same samples at the same steps, and weights that differ by rounding."""
     unbroken, changing = small("unbroken", precision="fp64"), small("changing", precision="fp64")
