@@ -2,6 +2,7 @@
 
 import gc
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,7 +96,9 @@ class TrainStep:
         self.optimizer: Any
         self.wrapped, self.optimizer = self.module, self.bare_optimizer
         if not self.is_sharded:
-            prepared: tuple[Any, Any] = self.accelerator.prepare(self.module, self.bare_optimizer)
+            with warnings.catch_warnings():  # accelerate 1.15 knows no newer word for it, torch 2.13 has one
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                prepared: tuple[Any, Any] = self.accelerator.prepare(self.module, self.bare_optimizer)
             self.wrapped, self.optimizer = prepared
         self.budget = GraphBudget(self.graph_bytes, list(self.module.parameters()))
 
