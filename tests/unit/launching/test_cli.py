@@ -94,6 +94,7 @@ def test_synthetic_run_trains_and_its_folder_has_the_promised_files(tmp_path: Pa
     assert {path.name for path in run.iterdir()} == {
         "checkpoints",
         "config.toml",
+        "leases",
         "ledger.jsonl",
         "metrics.jsonl",
         "report",

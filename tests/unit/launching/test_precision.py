@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from mmclip.training.progress import LengthConfig
 from mmclip_data.loading.loader import DataConfig
 from mmclip_data.loading.sources import SyntheticConfig
-from mmclip_launch.run.beginning.folder import claim
+from mmclip_launch.run.beginning.folder import begin_folder
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.precision import agree, native_of_flags, settle, settled
 
@@ -43,7 +43,7 @@ def test_what_was_chosen_stands_in_the_run_and_is_kept(config: RunConfig):
     chosen = settle(config, resume=False)
     assert chosen.precision == settled(config) != "auto"
     other = "fp32" if chosen.precision == "bf16" else "bf16"
-    claim(replace(config, precision=other))  # as a machine of another kind had begun it
+    begin_folder(replace(config, precision=other))  # as a machine of another kind had begun it
     assert settle(config, resume=True).precision == other
     assert settle(config, resume=False).precision == chosen.precision
 

@@ -67,7 +67,7 @@ def test_checkpoints_hold_the_size_they_were_trained_at_and_open_with_open_clip(
 def test_a_run_resumed_around_the_change_ends_with_the_same_bytes(step: int, unbroken: Path, tmp_path: Path):
     again = tmp_path / "run"
     shutil.copytree(unbroken, again)
-    for folder in (again / "checkpoints").iterdir():
+    for folder in (again / "checkpoints").glob("step-*"):
         if int(folder.name.removeprefix("step-")) > step:
             shutil.rmtree(folder)
     start(tmp_path, resume=True)
