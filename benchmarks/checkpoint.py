@@ -53,14 +53,14 @@ QUICK_CFG: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 NAME = f"torch.save {torch.__version__}"
-STEPS, BATCH = 40, 4
+STEPS, BATCH = 20, 4
 SHARDS, SHARD_SAMPLES = 100_000, 10_000
 POSITIONS = (0, 123_456_789, 999_999_999, 5_000_000_017)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Checkpoints beside training, mmclip beside torch.save.")
-    parser.add_argument("--repetitions", type=int, default=3, help="rounds of all sides (default: 3)")
+    parser.add_argument("--repetitions", type=int, default=2, help="rounds of all sides (default: 2)")
     parser.add_argument(
         "--steps", type=int, default=STEPS, help=f"optimizer steps of a side in a round (default: {STEPS})"
     )

@@ -59,14 +59,10 @@ def newest_checkpoint(run: Path, on_skip: Callable[[str], None]) -> Path | None:
 
 
 def settle(folder: Path, keep: int, spared: Collection[str] = (), every_steps: int | None = None) -> str | None:
-    """Read the newest checkpoint back; if it verifies, let `latest` point to it, then delete all but the newest `keep`.
+    """Let `latest` point to the newest checkpoint, which was read back, then delete all but the newest `keep`.
 
     Those named in `spared`, and those of steps that `every_steps` divides, stay. Returned is what a person should know.
-
-    Raises:
-        DamagedFolderError: it is not whole; nothing is deleted.
     """
-    verify(folder)
     told = _point_latest(folder)
     for old in folders_of(folder.parent.parent)[: -max(1, keep)]:
         is_milestone = every_steps is not None and step_of(old) % every_steps == 0

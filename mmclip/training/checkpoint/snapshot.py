@@ -12,10 +12,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmclip.training.checkpoint.files import BytesFile, File, TensorFile
@@ -32,6 +35,10 @@ DTYPES = {
     torch.float32: "F32",
     torch.float64: "F64",
 }
+PIECE_BYTES, MOST_THREADS = 16 << 20, 8
+"""Of the copy: more threads than a few only wait for the memory."""
+Bytes: TypeAlias = NDArray[np.uint8]
+Piece: TypeAlias = tuple[Bytes, Bytes]
 ALIGNMENT = 8
 """Of the rows within a file: readers map them into memory and need no copy."""
 
@@ -95,14 +102,20 @@ class Memory:
             end += -(-file.size // mmap.PAGESIZE) * mmap.PAGESIZE
         devices = {row.tensor.device for file in laid for row in file.rows}
         memory = self._of_size(max(end, mmap.PAGESIZE), pin=any(device.type == "cuda" for device in devices))
+        pieces: list[Piece] = []
         for file, place in zip(laid, placed, strict=True):
             memory[place.offset : place.offset + len(file.head)] = torch.frombuffer(
                 bytearray(file.head), dtype=torch.uint8
             )
             for row in file.rows:
                 begin = place.offset + row.begin
-                into = memory[begin : begin + row.tensor.nbytes].view(row.tensor.dtype).view(row.tensor.shape)
-                into.copy_(row.tensor, non_blocking=row.tensor.is_cuda)
+                into = memory[begin : begin + row.tensor.nbytes]
+                if row.tensor.device.type == "cpu" and row.tensor.is_contiguous():
+                    pieces += _pieces(into.numpy(), row.tensor.reshape(-1).view(torch.uint8).numpy())
+                else:
+                    shaped = into.view(row.tensor.dtype).view(row.tensor.shape)
+                    shaped.copy_(row.tensor, non_blocking=row.tensor.is_cuda)
+        _copy_all(pieces)
         for device in devices:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -141,6 +154,21 @@ class Memory:
         if self._map is not None:
             self._map.close()
             self._map = None
+
+
+def _pieces(into: Bytes, source: Bytes) -> list[Piece]:
+    return [
+        (into[begin : begin + PIECE_BYTES], source[begin : begin + PIECE_BYTES])
+        for begin in range(0, len(source), PIECE_BYTES)
+    ]
+
+
+def _copy_all(pieces: Sequence[Piece]) -> None:
+    """On all cores, however few threads the steps have: these wait. numpy gives the interpreter free meanwhile."""
+    cores = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with ThreadPoolExecutor(cores) as pool:
+        for copied in [pool.submit(np.copyto, into, source) for into, source in pieces]:
+            copied.result()
 
 
 def _lay(file: File) -> _Laid:
