@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from mmclip.errors import UserError
@@ -44,6 +44,7 @@ from mmclip_data.loading.planned import Layout
 from mmclip_eval.report.page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.mirror.sender import Mirror
+from mmclip_launch.run.attempt import init_method
 from mmclip_launch.run.beginning.folder import begin_folder, config_table, record
 from mmclip_launch.run.beginning.fork import config_of_fork, note_fork, take_checkpoint, take_fork
 from mmclip_launch.run.beginning.preflight import Checked, preflight, refuse_equal_prompts, refuse_small_disk
@@ -281,7 +282,8 @@ def build_accelerator(config: RunConfig) -> Accelerator:
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     AcceleratorState._reset_state()  # a second run in one process may be on another device
     # The module itself casts, because not every pass of a step goes through the wrapper (mmclip/training/accumulate.py).
-    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[ddp])
+    group = [InitProcessGroupKwargs(init_method=init_method())] if world_size() > 1 else []
+    accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[ddp, *group])
     del store  # rank 0 hosts it, and the process group has joined it by now
     if world_size() != accelerator.num_processes:
         raise UserError(f"the launcher started {world_size()} processes, but this one sees {accelerator.num_processes}")

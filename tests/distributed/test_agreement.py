@@ -31,3 +31,16 @@ def test_one_process_waits_for_nobody():
     assert agreement.at_edge(0, save=False) == Decision()
     assert agreement.finish() == Decision()
     assert (agreement.any(True), agreement.any(False)) == (True, False)
+
+
+def test_ranks_that_are_started_anew_by_the_same_agent_meet_again(tmp_path: Path):
+    """Under the c10d rendezvous both attempts have the same store, with the addresses of the dead in it."""
+    worker = WORKER.with_name("attempt_worker.py")
+    (tmp_path / "run.toml").write_text(
+        'output = "none"\nglobal_batch_size = 4\ndevice = "cpu"\nlength = { steps = 1 }\n'
+        'data = { source = { type = "synthetic" } }\n'
+    )
+    words = ["--max-restarts", "1", str(worker), str(tmp_path), str(tmp_path / "run.toml")]
+    done = subprocess.run([*TORCHRUN, *words], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.name for path in tmp_path.glob("?-?")} == {"1-0", "1-1"}

@@ -81,7 +81,7 @@ def test_the_elastic_script_starts_anew_what_was_killed(small: Callable[..., Any
     process = run.run([str(LAUNCH / "torchrun/elastic.sh"), *run.words], PROCESSES="2", RESTARTS="3")
     run.until(lambda: run.steps_done() >= 7)
     run.trainers()[1].kill()
-    assert process.wait() == 0, run.said()
+    assert process.wait(600) == 0, run.said()
     assert run.digests() == two_ranks.digests()
     assert run.ledger() == two_ranks.ledger()
 

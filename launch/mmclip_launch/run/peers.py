@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from mmclip.errors import MachineError, UserError
+from mmclip_launch.run.attempt import key
 
 
 def world_size() -> int:
@@ -88,10 +89,9 @@ def meet_peers(timeout_seconds: int) -> Any:
     joining.join(max(1.0, deadline - time.monotonic()))
     if not stores:
         raise MachineError(_nobody_answers(host, port, world, timeout_seconds))
-    here = f"mmclip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/rank"
-    stores[0].set(f"{here}{rank}", "here")
+    stores[0].set(key(f"rank{rank}"), "here")
     absent = list(range(world))
-    while absent := [other for other in absent if not stores[0].check([f"{here}{other}"])]:
+    while absent := [other for other in absent if not stores[0].check([key(f"rank{other}")])]:
         if time.monotonic() > deadline:
             raise MachineError(
                 f"rank {', '.join(map(str, absent))} of {world} did not come to {host}:{port} within {timeout_seconds} s: "

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from mmclip_launch.run.attempt import key
 from mmclip_launch.run.stopping.activity import in_words
 
 INTERVAL_SECONDS = 1.0
@@ -109,4 +110,4 @@ def here() -> tuple[str, int]:
 
 
 def _key(rank: int) -> str:
-    return f"mmclip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/beat{rank}"
+    return key(f"beat{rank}")
