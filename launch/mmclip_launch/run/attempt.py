@@ -29,7 +29,7 @@ def init_method() -> str:
 
 
 def _meet(url: str, timeout: timedelta, **options: Any) -> Iterator[tuple[Any, int, int]]:
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
     from torch.distributed.rendezvous import rendezvous
 
     for store, rank, world_size in rendezvous("env://", timeout=timeout, **options):
