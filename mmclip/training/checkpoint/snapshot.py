@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -180,7 +180,7 @@ def _lay(file: File) -> _Laid:
 def _lay_tensors(file: TensorFile) -> _Laid:
     """Wide types first, so that every row is aligned; then by name, so that equal tensors give equal files."""
     order = sorted(file.tensors.items(), key=lambda named: (-named[1].element_size(), named[0]))
-    table: dict[str, Any] = {"__metadata__": dict(sorted(file.metadata.items()))} if file.metadata else {}
+    table: dict[str, Any] = {}
     ends: dict[str, int] = {}
     end = 0
     for name, tensor in order:
@@ -192,12 +192,3 @@ def _lay_tensors(file: TensorFile) -> _Laid:
     head = len(text).to_bytes(8, "little") + text
     rows = [_Row(tensor.detach(), len(head) + ends[name]) for name, tensor in order]
     return _Laid(file.path, head, rows, len(head) + end)
-
-
-def bytes_of(files: Sequence[File]) -> int:
-    """About the room that the files take on disk."""
-    return sum(len(f.content) if isinstance(f, BytesFile) else _tensor_bytes(f.tensors) for f in files)
-
-
-def _tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
