@@ -15,13 +15,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmclip.envelope import DamagedFolderError, Sum, appear, refuse_small_room, seal, sum_of, why_not
-from mmclip.errors import MachineError, UserError
+from mmclip.envelope import MANIFEST, DamagedFolderError, Sum, appear, refuse_small_room, seal, sum_of, why_not
+from mmclip.errors import MachineError
 from mmclip.training.checkpoint.folders import checkpoint_folder, settle
 from mmclip.training.checkpoint.lease import TEMPORARY, Lease, StaleLeaseError
 
@@ -85,35 +85,40 @@ def perform(job: Job, memory: memoryview) -> Answer:
             _hand_over(job, sums)
             return Answer("durable")
         parts = {rank: _part_of(job, rank) for rank in range(1, job.ranks)}
-        seal(job.temporary, {name: entry for part in (sums, *parts.values()) for name, entry in part.items()})
+        every = {name: entry for part in (sums, *parts.values()) for name, entry in part.items()}
+        seal(job.temporary, every)
         lease.check()
         _appear(job, parts)
-        _read_back(job, memory, parts.values())
+        _read_back(job, memory, every)
         told = settle(job.folder, job.keep, job.spared, job.keep_every_steps)
         return Answer("durable", told or "")
     except StaleLeaseError as error:
         shutil.rmtree(job.temporary, ignore_errors=True)
         return Answer("stale", str(error))
-    except (OSError, UserError, MachineError) as error:
+    except (OSError, ValueError, MachineError) as error:  # a manifest that is no JSON, too
         return _failed(job, lease, error, expected)
 
 
-def _read_back(job: Job, memory: memoryview, others: Iterable[Mapping[str, Sum]]) -> None:
+def _read_back(job: Job, memory: memoryview, sums: Mapping[str, Sum]) -> None:
     """Compare what is on the disk with what it was to be: bytes where they are still in memory, which is ten times cheaper.
 
     Raises:
         DamagedFolderError: naming the file that differs.
+        OSError: one cannot be read.
     """
-    for name, offset, size in job.files:
-        with (job.folder / name).open("rb", buffering=0) as file:
-            for begin in range(offset, offset + size, CHUNK_BYTES):
-                chunk = memory[begin : min(begin + CHUNK_BYTES, offset + size)].tobytes()
-                if file.read(len(chunk)) != chunk:
-                    raise DamagedFolderError(f"{job.folder / name}: it reads back otherwise than it was written")
-    for part in others:
-        for name, entry in part.items():
-            if sum_of(job.folder / name) != entry:
-                raise DamagedFolderError(f"{job.folder / name}: it reads back otherwise than it was written")
+    own = {name: memory[offset : offset + size] for name, offset, size in job.files}
+    for name, entry in sums.items():
+        path = job.folder / name
+        if not (_holds(path, own[name]) if name in own else sum_of(path) == entry):
+            raise DamagedFolderError(f"{path}: it reads back otherwise than it was written")
+    if json.loads((job.folder / MANIFEST).read_text())["files"] != dict(sums):
+        raise DamagedFolderError(f"{job.folder / MANIFEST}: it reads back otherwise than it was written")
+
+
+def _holds(path: Path, content: memoryview) -> bool:
+    with path.open("rb", buffering=0) as file:
+        chunks = (content[begin : begin + CHUNK_BYTES].tobytes() for begin in range(0, len(content), CHUNK_BYTES))
+        return all(file.read(len(chunk)) == chunk for chunk in chunks) and not file.read(1)
 
 
 def _sweep(job: Job) -> None:

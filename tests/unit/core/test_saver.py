@@ -107,7 +107,16 @@ def test_retention_keeps_the_newest_the_best_and_milestones(tmp_path: Path, told
     assert told == []
 
 
-def test_nothing_is_deleted_while_the_newest_does_not_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+OTHER_SUM = b'{"version": 1, "files": {"a": {"size": 3, "sha256": "0"}}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a", b"rot"), ("a", b"abcd"), ("a", b"ab"), ("MANIFEST.json", OTHER_SUM), ("MANIFEST.json", b"x")],
+)
+def test_nothing_is_deleted_while_the_newest_does_not_verify(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from mmclip.training.checkpoint import writer
 
     lease = claim(tmp_path)
@@ -115,7 +124,7 @@ def test_nothing_is_deleted_while_the_newest_does_not_verify(tmp_path: Path, mon
 
     def damage(folder: Path, sums: dict[str, writer.Sum]) -> None:
         made(folder, sums)
-        (folder / "a").write_bytes(b"rot")
+        (folder / name).write_bytes(content)
 
     for step in (1, 2, 3):
         if step == 3:
