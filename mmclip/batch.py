@@ -110,6 +110,20 @@ class PairLabels:
 
 
 @dataclass(frozen=True)
+class ViewOutput:
+    """What an image tower makes of one view of each picture."""
+
+    pooled: Float[Tensor, "batch width"]
+    """Before the projection into the joint space; not normalised."""
+    embed: Float[Tensor, "batch embed"] | None = None
+    """L2-normalised, in the joint space, where it was asked for."""
+    tokens: Float[Tensor, "batch patch width"] | None = None
+    """Of each patch that the tower got, after its last norm, where they were asked for."""
+    kept: Int[Tensor, "batch patch"] | None = None
+    """Numbers of those patches, row by row, where some were masked."""
+
+
+@dataclass(frozen=True)
 class TowerOutput:
     """What the two towers hand to an objective."""
 
@@ -117,14 +131,18 @@ class TowerOutput:
     """Fields with a row for each sample, where they are there; the others belong to the model."""
 
     image_embed: Float[Tensor, "batch embed"]
-    """L2-normalised."""
+    """L2-normalised; of width 0 where no objective needs pairs."""
     text_embed: Float[Tensor, "batch embed"]
-    """L2-normalised."""
+    """L2-normalised; of width 0 where no objective needs pairs."""
     logit_scale: Float[Tensor, "1"]
     """The inverse temperature itself: `exp` of the learned parameter."""
     logit_bias: Float[Tensor, "1"] | None
     class_logits: Float[Tensor, "batch class"] | None = None
     """Of the class head, where the towers have one."""
+    views: Mapping[str, tuple[ViewOutput, ...]] = field(default_factory=dict)
+    """Further views by the name that an objective gave them, one entry a copy."""
+    local: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    """Losses of each sample for itself (`Objective.local`), by name."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +153,8 @@ class ObjectiveOutput:
     """This rank's partial sum times the number of ranks, so its mean over ranks is the loss of the global batch."""
     report: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
     """Detached figures on the same convention, for the log."""
+    staged: Mapping[str, Tensor] = field(default_factory=dict)
+    """Detached tensors of this rank for the objective's own `on_optimizer_step`, such as the keys that enter a queue."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmclip.objectives.base import Objective, ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.base import ModelShape, MomentumNeed, Objective, ObjectiveContext, ObjectiveNeeds, ViewNeed
 from mmclip.objectives.classify import ClassifyConfig
 from mmclip.objectives.clip import ClipConfig
 from mmclip.objectives.distill import DistillConfig
@@ -15,9 +15,12 @@ __all__ = [
     "ClassifyConfig",
     "ClipConfig",
     "DistillConfig",
+    "ModelShape",
+    "MomentumNeed",
     "Objective",
     "ObjectiveConfig",
     "ObjectiveContext",
     "ObjectiveNeeds",
     "SiglipConfig",
+    "ViewNeed",
 ]

@@ -1,19 +1,72 @@
 """The protocol of an objective: it takes tensors, never a model, and declares what it needs."""
 
-from collections.abc import Iterator
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmclip.batch import ObjectiveOutput, PairLabels, TowerOutput
+from mmclip.errors import UserError
+
+Style = Literal["weak", "strong", "crop", "crop_a", "crop_b", "local"]
+"""How a view is drawn; `mmclip_data.loading.styles` says what each name means."""
+
+
+@dataclass(frozen=True)
+class ViewNeed:
+    """Further views of each picture that an objective looks at, and what it looks at of them."""
+
+    name: str
+    """Objectives of one run that need the same views share those of one name."""
+    copies: int = 1
+    """How many, each drawn for itself."""
+    style: Style = "strong"
+    size: int | None = None
+    """Side in pixels; without it that of the model. Positions are interpolated for a smaller one."""
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    """Share of the picture's area that the crop keeps, lowest and highest."""
+    embeds: bool = False
+    """The joint embedding too (`ViewOutput.embed`); else the pooled features alone."""
+    tokens: bool = False
+    """The features of each patch too (`ViewOutput.tokens`); seen by `Objective.local` alone."""
+    masked: float = 0.0
+    """Share of the patches that the student's tower does not get; the teacher's gets all."""
+    noise: float = 0.0
+    """Deviation of the Gaussian noise on the student's normalised pixels."""
+
+
+@dataclass(frozen=True)
+class MomentumNeed:
+    """A second pair of towers that follows the trained one as a moving average, and what it encodes."""
+
+    start: float
+    """Share of the teacher that stays at an optimizer step, at the first one."""
+    end: float
+    """At the last one; a cosine lies between."""
+    views: tuple[str, ...] = ()
+    """Names of the views that it encodes."""
+    pairs: bool = False
+    """The pictures and captions of the batch too."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start <= 1 and 0 <= self.end <= 1):
+            raise UserError(f"objective: momentum from {self.start} to {self.end}: expected shares from 0 to 1")
+
+    def at(self, share: float) -> float:
+        """The momentum of the step before which a `share` of the run is done (BYOL, Grill et al. 2020, section 3.2)."""
+        return self.end - (self.end - self.start) * (math.cos(math.pi * share) + 1) / 2
 
 
 @dataclass(frozen=True)
 class ObjectiveNeeds:
     """What the training module must provide or check for an objective."""
 
+    pairs: bool = True
+    """Embeddings of the pictures and captions of the batch; without any that needs them the text tower rests."""
     logit_bias: bool = False
     """The towers must own a logit bias; where it is False an existing bias is frozen, since no gradient reaches it."""
     exported_modules: tuple[str, ...] = ()
@@ -26,6 +79,24 @@ class ObjectiveNeeds:
     """A source of weights whose embeddings of the batch `ObjectiveContext.teacher` must hold."""
     pair_labels: bool = False
     """`ObjectiveContext.labels` must name captions and pictures, so that duplicates in the batch are known."""
+    views: tuple[ViewNeed, ...] = ()
+    momentum: MomentumNeed | None = None
+    why_local: str | None = None
+    """Why its loss is that of each rank's slice alone, where it is; else the gradient averaged over ranks is that of the
+    joined batch."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What heads are built for."""
+
+    embed: int
+    """Dimensions of the joint space."""
+    pooled: int
+    """Dimensions of what the image tower pools, before its projection."""
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] | None = None
+    """None where the image tower has no patches."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +111,42 @@ class ObjectiveContext:
     """Of this rank's batch, where the run learns from classes."""
     teacher: TowerOutput | None = None
     """The teacher's embeddings of this rank's batch, where the objective has a teacher."""
+    share: float = 0.0
+    """Share of the run that is done before this step."""
+    momentum: TowerOutput | None = None
+    """What the towers of `MomentumNeed` make of this rank's batch, where the objective has them: no gradient reaches it."""
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A loss over the towers' output; batch-coupled, so its loss is that of the global batch (see `ObjectiveOutput`)."""
+class Objective(nn.Module, ABC):
+    """A loss over the towers' output; batch-coupled, so its loss is that of the global batch (see `ObjectiveOutput`).
+
+    Its heads are its modules, its state (queue, centre, teacher's heads) its persistent buffers and frozen parameters.
+    """
 
     needs: ObjectiveNeeds
 
-    def __call__(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
+    @abstractmethod
+    def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The loss of this rank's slice; it changes no state."""
-        ...
 
-    def on_optimizer_step(self, context: ObjectiveContext) -> None:
-        """Change state (queue, teacher, centre): called once after each optimizer step, and nowhere else."""
-        ...
+    def local(
+        self, outputs: TowerOutput, pixels: "Pixels", momentum: TowerOutput | None
+    ) -> Mapping[str, Float[Tensor, " batch"]]:
+        """Losses of each sample for itself, from what is too large to be kept for the whole batch (`ViewOutput.tokens`).
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All state of the objective, empty where it has none."""
-        ...
+        Called with each micro-batch; `forward` finds the rows under the same names in `TowerOutput.local`. `pixels` are
+        the clean views, normalised, by name and copy; `momentum` is the part of the teacher's output for these samples.
+        """
+        return {}
 
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any:
-        """Take back what `state_dict` gave."""
-        ...
+    def on_optimizer_step(
+        self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
+    ) -> None:
+        """Change state (queue, teacher's heads, centre): called once after each optimizer step, and nowhere else.
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Learned parameters of its heads."""
-        ...
+        `staged` is `ObjectiveOutput.staged` of that step's forward. Where `skipped` is 1 no weight was changed, and no state
+        may be; it lies on the device, so nothing waits for it: multiply, or choose by `torch.where`.
+        """
+
+
+Pixels = Mapping[str, tuple[Float[Tensor, "batch 3 _ _"], ...]]

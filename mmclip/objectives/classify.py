@@ -3,12 +3,11 @@
 from typing import Literal
 
 import torch.nn.functional as F
-from torch import nn
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.objectives.base import ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
 
 
 @config
@@ -25,18 +24,23 @@ class ClassifyConfig:
                 f"objective.label_smoothing={self.label_smoothing}: expected at least 0 and below 1, such as 0.1"
             )
 
-    def build(self) -> "ClassifyObjective":
+    @property
+    def needs(self) -> ObjectiveNeeds:
+        """What the run must provide."""
+        return ObjectiveNeeds(logit_scale=False, class_head=True)
+
+    def build(self, shape: ModelShape | None = None) -> "ClassifyObjective":
         """The objective of this configuration."""
         return ClassifyObjective(self)
 
 
-class ClassifyObjective(nn.Module):
+class ClassifyObjective(Objective):
     """Each picture's class from its embedding alone."""
 
     def __init__(self, settings: ClassifyConfig) -> None:
         super().__init__()
         self.settings = settings
-        self.needs = ObjectiveNeeds(logit_scale=False, class_head=True)
+        self.needs = settings.needs
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The mean over this rank's pictures, of which all ranks have equally many, and the share that is right.
@@ -51,6 +55,3 @@ class ClassifyObjective(nn.Module):
         loss = F.cross_entropy(logits, context.classes, label_smoothing=smoothing)
         right = (logits.detach().argmax(dim=1) == context.classes).to(logits.dtype).mean()
         return ObjectiveOutput(loss=loss, report={"in_batch_acc1": right})
-
-    def on_optimizer_step(self, context: ObjectiveContext) -> None:
-        """Nothing: this objective has no state."""

@@ -2,11 +2,9 @@
 
 from typing import Literal
 
-from torch import nn
-
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
-from mmclip.objectives.base import ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
 from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
 from mmclip.ops.infonce import infonce
 
@@ -17,23 +15,25 @@ class ClipConfig(ContrastiveConfig):
 
     type: Literal["clip"] = "clip"
 
-    def build(self) -> "ClipObjective":
+    @property
+    def needs(self) -> ObjectiveNeeds:
+        """What the run must provide."""
+        return ObjectiveNeeds(pair_labels=self.duplicates != "negative")
+
+    def build(self, shape: ModelShape | None = None) -> "ClipObjective":
         """The objective of this configuration."""
         return ClipObjective(self)
 
 
-class ClipObjective(nn.Module):
+class ClipObjective(Objective):
     """Each image must find its caption among those of the global batch, and each caption its image."""
 
     def __init__(self, settings: ClipConfig) -> None:
         super().__init__()
         self.settings = settings
-        self.needs = ObjectiveNeeds(pair_labels=settings.duplicates != "negative")
+        self.needs = settings.needs
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The loss, in-batch top-1 and the mean similarities of positives and of negatives."""
         options = vars(pair_options(self.settings, context))
         return output_of(infonce(outputs.image_embed, outputs.text_embed, outputs.logit_scale, **options))
-
-    def on_optimizer_step(self, context: ObjectiveContext) -> None:
-        """Nothing: this objective has no state."""

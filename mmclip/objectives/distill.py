@@ -2,12 +2,10 @@
 
 from typing import Literal
 
-from torch import nn
-
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.objectives.base import ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
 from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
 from mmclip.ops.distill import distill
 from mmclip.ops.infonce import infonce
@@ -28,18 +26,23 @@ class DistillConfig(ContrastiveConfig):
         if not 0 < self.weight <= 1:
             raise UserError(f"objective.weight={self.weight}: expected a share above 0, at most 1, such as 0.5")
 
-    def build(self) -> "DistillObjective":
+    @property
+    def needs(self) -> ObjectiveNeeds:
+        """What the run must provide."""
+        return ObjectiveNeeds(pair_labels=self.duplicates != "negative", teacher=self.teacher)
+
+    def build(self, shape: ModelShape | None = None) -> "DistillObjective":
         """The objective of this configuration."""
         return DistillObjective(self)
 
 
-class DistillObjective(nn.Module):
+class DistillObjective(Objective):
     """Which caption fits a picture how well is learnt from the teacher, and that its own fits best from the pair."""
 
     def __init__(self, settings: DistillConfig) -> None:
         super().__init__()
         self.settings = settings
-        self.needs = ObjectiveNeeds(pair_labels=settings.duplicates != "negative", teacher=settings.teacher)
+        self.needs = settings.needs
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The weighted sum; both parts are reported."""
@@ -57,6 +60,3 @@ class DistillObjective(nn.Module):
         )
         report = {**own.report, "pairs_loss": own.loss.detach(), "teacher_loss": from_teacher.detach()}
         return ObjectiveOutput(loss=(1 - share) * own.loss + share * from_teacher, report=report)
-
-    def on_optimizer_step(self, context: ObjectiveContext) -> None:
-        """Nothing: this objective has no state, and the teacher never changes."""

@@ -2,11 +2,9 @@
 
 from typing import Literal
 
-from torch import nn
-
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
-from mmclip.objectives.base import ObjectiveContext, ObjectiveNeeds
+from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
 from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
 from mmclip.ops.sigmoid import sigmoid
 
@@ -17,24 +15,26 @@ class SiglipConfig(ContrastiveConfig):
 
     type: Literal["siglip"] = "siglip"
 
-    def build(self) -> "SiglipObjective":
+    @property
+    def needs(self) -> ObjectiveNeeds:
+        """What the run must provide."""
+        return ObjectiveNeeds(logit_bias=True, pair_labels=self.duplicates != "negative")
+
+    def build(self, shape: ModelShape | None = None) -> "SiglipObjective":
         """The objective of this configuration."""
         return SiglipObjective(self)
 
 
-class SiglipObjective(nn.Module):
+class SiglipObjective(Objective):
     """Each pair of an image and a caption is its own binary decision."""
 
     def __init__(self, settings: SiglipConfig) -> None:
         super().__init__()
         self.settings = settings
-        self.needs = ObjectiveNeeds(logit_bias=True, pair_labels=settings.duplicates != "negative")
+        self.needs = settings.needs
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The loss, in-batch top-1 and the mean similarities of positives and of negatives."""
         assert outputs.logit_bias is not None, "the training module checks that the towers own a bias"
         embeddings, options = (outputs.image_embed, outputs.text_embed), vars(pair_options(self.settings, context))
         return output_of(sigmoid(*embeddings, outputs.logit_scale, outputs.logit_bias, **options))
-
-    def on_optimizer_step(self, context: ObjectiveContext) -> None:
-        """Nothing: this objective has no state."""

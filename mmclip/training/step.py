@@ -136,7 +136,7 @@ class TrainStep:
                 local(self.module.towers.logit_scale).clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
         if self.ema is not None:
             self.ema.update(self.module.towers, progress.step + 1, skipped)
-        self.module.objective.on_optimizer_step(context)
+        self.module.objective.on_optimizer_step(output.staged, context, skipped)
         return StepReport(
             loss=output.loss.detach(),
             grad_norm=grad_norm.detach(),

@@ -30,13 +30,17 @@ class Teacher:
     def __call__(self, batch: ImageTextBatch, parts: int) -> TowerOutput:
         """Embeddings of a batch, encoded in so many parts."""
         found = [self._encode(part) for part in batch.split(parts)]
-        rows = {name: torch.cat([getattr(one, name) for one in found]) for name in ("image_embed", "text_embed")}
-        return TowerOutput(**rows, logit_scale=found[-1].logit_scale, logit_bias=found[-1].logit_bias)
+        image_embed, text_embed = (torch.cat(parts) for parts in zip(*map(_embeds, found), strict=True))
+        return TowerOutput(image_embed, text_embed, found[-1].logit_scale, found[-1].logit_bias)
 
     def _encode(self, batch: ImageTextBatch) -> TowerOutput:
         images = _resized(batch.images, self.towers.spec.size)
         with autocast(self.precision, images.device):
             return self.towers(images, batch.tokens)
+
+
+def _embeds(output: TowerOutput) -> tuple[Tensor, Tensor]:
+    return output.image_embed, output.text_embed
 
 
 def _resized(images: UInt8[Tensor, "batch 3 _ _"], size: tuple[int, int]) -> UInt8[Tensor, "batch 3 _ _"]:
