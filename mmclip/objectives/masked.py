@@ -21,6 +21,7 @@ from mmclip.objectives.base import (
 from mmclip.objectives.parts.checks import at_least, positive
 from mmclip.objectives.parts.decoder import PatchDecoder
 from mmclip.ops.patches import mean_of_hidden, normalised_patches, patches_of, smooth_error, squared_error
+from mmclip.ops.tiles import compute_dtype
 
 VIEW = "masked"
 
@@ -94,7 +95,7 @@ class MaskedObjective(Objective):
             return {VIEW: mean_of_hidden(squared_error(found, target), view.kept)}
         tokens = momentum.views[VIEW][0].tokens
         assert tokens is not None, "the teacher gives what the student was asked for"
-        target = F.layer_norm(tokens.detach().float(), tokens.shape[-1:])
+        target = F.layer_norm(tokens.detach().to(compute_dtype(tokens)), tokens.shape[-1:])
         return {VIEW: mean_of_hidden(smooth_error(found, target), view.kept)}
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
