@@ -83,7 +83,8 @@ class MaskedObjective(Objective):
         (height, width), (patch_height, patch_width) = shape.image_size, shape.patch_size
         grid = height // patch_height, width // patch_width
         out = 3 * patch_height * patch_width if settings.target == "pixels" else shape.pooled
-        self.decoder = PatchDecoder(shape.pooled, settings.width, settings.depth, out, grid)
+        masks = settings.corruption == "mask"
+        self.decoder = PatchDecoder(shape.pooled, settings.width, settings.depth, out, grid, masks)
 
     def local(self, outputs: TowerOutput, pixels: Pixels, momentum: TowerOutput | None) -> Mapping[str, Tensor]:
         """The mean error of each sample's hidden patches."""

@@ -116,6 +116,7 @@ def test_every_hidden_patch_has_a_place():
 
 def test_a_noisy_view_is_reconstructed_everywhere():
     objective, (tokens, _, _, pixels) = masked(corruption="noise", noise=0.3), drawn()
+    assert "decoder.mask_token" not in objective.state_dict()  # it would never get a gradient
     (view,) = objective.needs.views
     assert (view.masked, view.noise, view.tokens) == (0.0, 0.3, True)
     found = objective.local(outputs(tokens, None), {"masked": (pixels,)}, None)["masked"]
