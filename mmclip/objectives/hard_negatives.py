@@ -6,7 +6,7 @@ from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
-from mmclip.objectives.parts.checks import needed_labels
+from mmclip.objectives.parts.given import needed_labels
 from mmclip.ops.directions import directions
 from mmclip.ops.hard_negatives import hard_negative_infonce
 from mmclip.ops.tiles import compute_dtype
@@ -25,10 +25,11 @@ class HardNegativesConfig:
     """What another sample of the batch is that has the same caption or the same picture."""
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise UserError(f"objective.beta={self.beta}: expected 0 or more, such as 0.5")
-        if not 0 <= self.tau_plus < 1:
-            raise UserError(f"objective.tau_plus={self.tau_plus}: expected a chance below 1, such as 0.01")
+        if not (self.beta >= 0 and 0 <= self.tau_plus < 1):
+            raise UserError(
+                f"objective.beta={self.beta}, objective.tau_plus={self.tau_plus}: "
+                "expected a weight of 0 or more, such as 0.5, and a chance below 1, such as 0.01"
+            )
 
     @property
     def needs(self) -> ObjectiveNeeds:

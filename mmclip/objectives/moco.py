@@ -4,11 +4,10 @@ from functools import partial
 from typing import Literal
 
 from mmclip.config import config
-from mmclip.errors import UserError
 from mmclip.objectives.base import ModelShape, MomentumNeed, Objective, ObjectiveNeeds, ViewNeed
 from mmclip.objectives.moco_v2 import MocoObjective
 from mmclip.objectives.moco_v3 import MocoV3Objective
-from mmclip.objectives.parts.checks import check_share, check_temperature
+from mmclip.objectives.parts.checks import at_least, positive, shares
 from mmclip.objectives.parts.heads import predictor, projector
 from mmclip.objectives.parts.norm import Norm
 
@@ -34,10 +33,9 @@ class MocoConfig:
     norm: Norm = "none"
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_share("momentum", self.momentum if self.momentum is not None else 1.0)
-        if self.queue_size < 1:
-            raise UserError(f"objective.queue_size={self.queue_size}: expected at least 1; version 3 has no queue")
+        positive(temperature=self.temperature)
+        shares(momentum=1.0 if self.momentum is None else self.momentum)
+        at_least(1, queue_size=self.queue_size, hidden=self.hidden, out=self.out, layers=self.layers)
 
     @property
     def needs(self) -> ObjectiveNeeds:

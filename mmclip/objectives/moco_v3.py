@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.objectives.base import Objective, ObjectiveContext, ObjectiveNeeds
-from mmclip.objectives.parts.checks import needed_momentum
+from mmclip.objectives.parts.given import needed_momentum
 from mmclip.objectives.parts.heads import Head
 from mmclip.objectives.parts.teacher_heads import follow, teacher_of
 from mmclip.ops.keys import batch_infonce

@@ -10,7 +10,8 @@ from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ModelShape, MomentumNeed, Objective, ObjectiveContext, ObjectiveNeeds
 from mmclip.objectives.parts.candidates import candidates
-from mmclip.objectives.parts.checks import check_share, needed_labels, needed_momentum
+from mmclip.objectives.parts.checks import at_least, shares
+from mmclip.objectives.parts.given import needed_labels, needed_momentum
 from mmclip.objectives.parts.ring import Ring
 from mmclip.ops.momentum_targets import momentum_cross_entropy
 
@@ -32,8 +33,8 @@ class QueueConfig:
     """What a key of the same caption or the same picture is, other than the pair's own: neither, or a further positive."""
 
     def __post_init__(self) -> None:
-        for name in ("momentum", "alpha", "alpha_ramp"):
-            check_share(name, getattr(self, name))
+        at_least(0, queue_size=self.queue_size)
+        shares(momentum=self.momentum, alpha=self.alpha, alpha_ramp=self.alpha_ramp)
 
     @property
     def needs(self) -> ObjectiveNeeds:
@@ -72,8 +73,7 @@ class QueueObjective(Objective):
             "queue_filled": self.texts.share_filled(),
             "queue_age": self.texts.mean_age(context.step),
         }
-        staged = {"image": image, "text": text}
-        return ObjectiveOutput(loss=(to_text + to_image) / 2, report=report, staged=staged)
+        return ObjectiveOutput((to_text + to_image) / 2, report, {"image": image, "text": text})
 
     def on_optimizer_step(
         self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]

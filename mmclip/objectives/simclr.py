@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds, ViewNeed
-from mmclip.objectives.parts.checks import check_temperature
+from mmclip.objectives.parts.checks import at_least, positive
 from mmclip.objectives.parts.heads import projector
 from mmclip.objectives.parts.norm import Norm
 from mmclip.ops.nt_xent import nt_xent
@@ -29,7 +29,8 @@ class SimclrConfig:
     """Between the projector's layers: `batch` is that of the rows of all ranks, as the paper has it."""
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
+        positive(temperature=self.temperature)
+        at_least(1, hidden=self.hidden, out=self.out, layers=self.layers)
 
     @property
     def needs(self) -> ObjectiveNeeds:

@@ -6,7 +6,7 @@ from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
-from mmclip.objectives.parts.checks import needed_labels
+from mmclip.objectives.parts.given import needed_labels
 from mmclip.ops.directions import directions
 from mmclip.ops.triplet import Mining, triplet
 

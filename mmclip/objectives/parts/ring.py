@@ -23,8 +23,6 @@ class Ring(nn.Module):
 
     def __init__(self, capacity: int, width: int, factors: int) -> None:
         super().__init__()
-        if capacity < 0:
-            raise UserError(f"objective.queue_size={capacity}: expected at least 0, such as 65536")
         self.capacity = capacity
         self.register_buffer("keys", torch.zeros(capacity, width))
         self.register_buffer("labels", torch.zeros(capacity, factors, dtype=torch.int64))

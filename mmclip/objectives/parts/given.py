@@ -1,28 +1,8 @@
-"""Refusals that several objectives share."""
+"""What a context must hold for an objective that declares that it needs it."""
 
 from mmclip.batch import PairLabels, TowerOutput
 from mmclip.errors import UserError
 from mmclip.objectives.base import ObjectiveContext
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse what cosines cannot be divided by.
-
-    Raises:
-        UserError: it is not above 0.
-    """
-    if not temperature > 0:
-        raise UserError(f"objective.temperature={temperature}: expected a number above 0, such as 0.1")
-
-
-def check_share(name: str, share: float) -> None:
-    """Refuse what is no part of a whole.
-
-    Raises:
-        UserError: it is not from 0 to 1.
-    """
-    if not 0 <= share <= 1:
-        raise UserError(f"objective.{name}={share}: expected a share from 0 to 1")
 
 
 def needed_labels(context: ObjectiveContext) -> PairLabels:
