@@ -8,10 +8,15 @@ from mmclip.objectives.classify import ClassifyConfig
 from mmclip.objectives.clip import ClipConfig
 from mmclip.objectives.dino import DinoConfig
 from mmclip.objectives.distill import DistillConfig
+from mmclip.objectives.hard_negatives import HardNegativesConfig
 from mmclip.objectives.masked import MaskedConfig
+from mmclip.objectives.moco import MocoConfig
+from mmclip.objectives.queue import QueueConfig
 from mmclip.objectives.siglip import SiglipConfig
+from mmclip.objectives.simclr import SimclrConfig
 from mmclip.objectives.simsiam import SimsiamConfig
 from mmclip.objectives.swav import SwavConfig
+from mmclip.objectives.triplet import TripletConfig
 from mmclip.objectives.vicreg import VicregConfig
 
 ObjectiveConfig = Annotated[
@@ -19,6 +24,11 @@ ObjectiveConfig = Annotated[
     | SiglipConfig
     | DistillConfig
     | ClassifyConfig
+    | QueueConfig
+    | TripletConfig
+    | HardNegativesConfig
+    | SimclrConfig
+    | MocoConfig
     | ByolConfig
     | SimsiamConfig
     | VicregConfig
@@ -35,16 +45,21 @@ __all__ = [
     "ClipConfig",
     "DinoConfig",
     "DistillConfig",
+    "HardNegativesConfig",
     "MaskedConfig",
+    "MocoConfig",
     "ModelShape",
     "MomentumNeed",
     "Objective",
     "ObjectiveConfig",
     "ObjectiveContext",
     "ObjectiveNeeds",
+    "QueueConfig",
     "SiglipConfig",
+    "SimclrConfig",
     "SimsiamConfig",
     "SwavConfig",
+    "TripletConfig",
     "VicregConfig",
     "ViewNeed",
 ]
