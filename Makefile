@@ -41,8 +41,11 @@ bench: $(STAMP)
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 
+# lightly, which tests compare our losses with, demands two frameworks (hydra-core, pytorch-lightning: 14 more packages, and an
+# antlr4 that our pins exclude) of which its losses import nothing: so it comes by itself, and pip's `check` says what it lacks.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmclip needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 	@test -x $(VENV)/bin/python || { echo "making $(VENV) (once; some minutes)"; $(PYTHON) -m venv $(VENV); }
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps lightly
 	@touch $@

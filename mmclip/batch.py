@@ -41,7 +41,7 @@ class ImageTextBatch:
     """Pixels as decoded and cropped; normalisation happens on the device."""
     tokens: Int[Tensor, "batch token"]
     """Token ids, as wide as the longest caption of the slice where the text tower allows it; beside `text_features` one column,
-    the number of the caption among the distinct ones of its source."""
+    the number of the caption among the distinct ones of its source; without a column where a run learns from pictures alone."""
     keys: Int[Tensor, " batch"]
     """A random 63-bit key per sample, equal for any number of ranks and workers: the seed of device-side randomness."""
     ids: tuple[str, ...]

@@ -110,7 +110,7 @@ class TrainingModule(nn.Module):
             return PairLabels(image=pictures, text=pictures)
         if batch.classes is not None:  # what is said of a class fits each of its pictures
             return PairLabels(image=batch.classes[:, None], text=batch.classes[:, None])
-        if batch.text_features is not None:
+        if batch.text_features is not None or not batch.tokens.shape[1]:
             return identity_labels(batch.tokens, batch.ids)
         # A tower that takes cut captions gets other widths on other ranks: what it does not read is no part of the id.
         known = self.towers.text_lengths(batch.tokens) if batch.lengths is None else batch.lengths

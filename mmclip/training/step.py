@@ -120,7 +120,7 @@ class TrainStep:
 
     def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
         """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""
-        if batch.lengths is not None or batch.text_features is not None:
+        if batch.lengths is not None or batch.text_features is not None or not batch.tokens.shape[1]:
             return batch
         return replace(batch, lengths=self.module.towers.text_lengths(batch.tokens))
 
