@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -152,7 +151,6 @@ class TrainStep:
         if self.momentum is not None:
             self.momentum.update(self.module.towers, share, skipped, teaches)
         self.module.objective.on_optimizer_step(output.staged, context, skipped)
-        image_embed = embeds_of(embedded)
         return StepReport(
             loss=output.loss.detach(),
             grad_norm=grad_norm.detach(),
@@ -160,7 +158,7 @@ class TrainStep:
             not_finite=_rows_not_finite(embedded),
             learning_rate=lr,
             metrics={**output.report, "logit_scale": whole(self.module.towers.logit_scale.detach())[0].exp()},
-            image_embed=image_embed,
+            image_embed=embedded.image_embed.detach(),
             text_embed=embedded.text_embed.detach(),
         )
 
@@ -217,14 +215,6 @@ class TrainStep:
     def _seed(self, step: int, micro: int) -> int:
         """Dropout, where a tower has it, replays after a resume and at a second pass: its seed is a function of the step."""
         return step_seed(self.rule.seed, step, self.accelerator.process_index * self.micro_batches + micro)
-
-
-def embeds_of(embedded: TowerOutput) -> Float[Tensor, "batch embed"]:
-    """Image embeddings; where no pair was embedded, the L2-normalised pooled features of the first view."""
-    if embedded.image_embed.shape[1]:
-        return embedded.image_embed.detach()
-    first = next(iter(embedded.views.values()))[0]
-    return F.normalize(first.pooled.detach(), dim=1)
 
 
 def _rows_not_finite(embedded: TowerOutput) -> Bool[Tensor, " batch"]:
