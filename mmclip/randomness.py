@@ -36,6 +36,7 @@ class Stream(IntEnum):
     STREAM_BUFFER = 18
     PATCH_MASK = 19
     COLOUR_CHANCE = 20
+    NOISE = 21
 
 
 VIEW_SHIFT = 16
