@@ -188,6 +188,10 @@ class ObjectiveOutput:
     """Detached figures on the same convention, for the log."""
     staged: Mapping[str, Tensor] = field(default_factory=dict)
     """Detached tensors of this rank for the objective's own `on_optimizer_step`, such as the keys that enter a queue."""
+    features: Mapping[str, Float[Tensor, "batch _"]] = field(default_factory=dict)
+    """Detached rows of this rank's batch whose health is logged, by name, such as what a projector makes of the first view."""
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Losses of several objectives, each times its weight, whose sum `loss` is: for the angle between their gradients."""
 
 
 @dataclass(frozen=True)
@@ -208,3 +212,5 @@ class StepReport:
     """This rank's image embeddings before the update, without graph: who keeps the report keeps them in memory."""
     text_embed: Float[Tensor, "batch embed"]
     """The text embeddings of the same samples."""
+    features: Mapping[str, Float[Tensor, "batch _"]] = field(default_factory=dict)
+    """Further rows of the same samples whose health is logged, by name."""
