@@ -55,6 +55,7 @@ from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.hangs.watchdog import watching
 from mmclip_launch.run.hooks import Run, RunHooks
+from mmclip_launch.run.pairing import told_of_pairs
 from mmclip_launch.run.parts import fit_parts, plan_parts
 from mmclip_launch.run.peers import meet_peers, rank, world_size
 from mmclip_launch.run.precision import agree, settle, settled
@@ -183,6 +184,8 @@ def tell(
         screen.say(f"no checkpoint under {config.output}: starting at step 0")
     sharding = told_of_sharding(config, accelerator.num_processes)
     for line in (*sharding, *told_of_start(config, run.step.module.towers)):
+        screen.say(line)
+    for line in told_of_pairs(config):
         screen.say(line)
     for line in warn_of_warmup(config, run.total_steps):
         screen.warn(line)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from mmclip.errors import UserError
 from mmclip_data.loading.augment import AugmentConfig
 from mmclip_data.loading.streaming import StreamingConfig
+from mmclip_launch.run.pairing import refuse_unpaired
 
 if TYPE_CHECKING:
     from mmclip_launch.run.config import RunConfig
@@ -17,6 +18,7 @@ def refuse_conflicts(config: "RunConfig") -> None:
         UserError: naming the fields.
     """
     _refuse_half_of_classes(config)
+    refuse_unpaired(config)
     if config.objective.type == "distill" and config.image_features is not None:
         raise UserError("objective 'distill' needs pictures for the teacher, and with image_features there are none")
     if config.interpolation.alphas:
