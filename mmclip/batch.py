@@ -41,7 +41,7 @@ class ImageTextBatch:
     """Pixels as decoded and cropped; normalisation happens on the device."""
     tokens: Int[Tensor, "batch token"]
     """Token ids, as wide as the longest caption of the slice where the text tower allows it; beside `text_features` one column,
-    the number of the caption among the distinct ones of its source."""
+    the number of the caption among the distinct ones of its source; without a column where a run learns from pictures alone."""
     keys: Int[Tensor, " batch"]
     """A random 63-bit key per sample, equal for any number of ranks and workers: the seed of device-side randomness."""
     ids: tuple[str, ...]
@@ -122,13 +122,18 @@ class ViewOutput:
     kept: Int[Tensor, "batch patch"] | None = None
     """Numbers of those patches, row by row, where some were masked."""
 
+    def part(self, samples: slice) -> "ViewOutput":
+        """The rows of some samples."""
+        rest = (None if rows is None else rows[samples] for rows in (self.embed, self.tokens, self.kept))
+        return ViewOutput(self.pooled[samples], *rest)
+
 
 @dataclass(frozen=True)
 class TowerOutput:
     """What the two towers hand to an objective."""
 
     PER_SAMPLE: ClassVar[tuple[str, ...]] = ("image_embed", "text_embed", "class_logits")
-    """Fields with a row for each sample, where they are there; the others belong to the model."""
+    """Fields with a row for each sample, where they are there; `views` and `local` have rows too, the rest is the model's."""
 
     image_embed: Float[Tensor, "batch embed"]
     """L2-normalised; of width 0 where no objective needs pairs."""
@@ -144,6 +149,34 @@ class TowerOutput:
     local: Mapping[str, Float[Tensor, " batch"]] = field(default_factory=dict)
     """Losses of each sample for itself (`Objective.local`), by name."""
 
+    def rows(self) -> "dict[str, Float[Tensor, 'batch ...']]":
+        """Every tensor with a row for each sample that a loss of the whole batch may read, by a dotted name."""
+        found = {name: getattr(self, name) for name in self.PER_SAMPLE if getattr(self, name) is not None}
+        for name, copies in self.views.items():
+            for number, view in enumerate(copies):
+                found[f"views.{name}.{number}.pooled"] = view.pooled
+                if view.embed is not None:
+                    found[f"views.{name}.{number}.embed"] = view.embed
+        return found | {f"local.{name}": row for name, row in self.local.items()}
+
+    def with_rows(self, rows: "Mapping[str, Float[Tensor, 'batch ...']]") -> "TowerOutput":
+        """The same with other rows under the names of `rows()`; features of patches are left behind."""
+        views = {
+            name: tuple(
+                ViewOutput(rows[f"views.{name}.{number}.pooled"], rows.get(f"views.{name}.{number}.embed"))
+                for number in range(len(copies))
+            )
+            for name, copies in self.views.items()
+        }
+        own = {name: rows[name] for name in self.PER_SAMPLE if name in rows}
+        return replace(self, **own, views=views, local={name: rows[f"local.{name}"] for name in self.local})
+
+    def detached(self) -> "TowerOutput":
+        """The same without a graph."""
+        bias = None if self.logit_bias is None else self.logit_bias.detach()
+        rows = {name: row.detach() for name, row in self.rows().items()}
+        return replace(self.with_rows(rows), logit_scale=self.logit_scale.detach(), logit_bias=bias)
+
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
@@ -155,6 +188,10 @@ class ObjectiveOutput:
     """Detached figures on the same convention, for the log."""
     staged: Mapping[str, Tensor] = field(default_factory=dict)
     """Detached tensors of this rank for the objective's own `on_optimizer_step`, such as the keys that enter a queue."""
+    features: Mapping[str, Float[Tensor, "batch _"]] = field(default_factory=dict)
+    """Detached rows of this rank's batch whose health is logged, by name, such as what a projector makes of the first view."""
+    parts: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Losses of several objectives, each times its weight, whose sum `loss` is: for the angle between their gradients."""
 
 
 @dataclass(frozen=True)
@@ -175,3 +212,5 @@ class StepReport:
     """This rank's image embeddings before the update, without graph: who keeps the report keeps them in memory."""
     text_embed: Float[Tensor, "batch embed"]
     """The text embeddings of the same samples."""
+    features: Mapping[str, Float[Tensor, "batch _"]] = field(default_factory=dict)
+    """Further rows of the same samples whose health is logged, by name."""

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     STREAM_SHARDS = 17
     STREAM_BUFFER = 18
     PATCH_MASK = 19
+    COLOUR_CHANCE = 20
+    NOISE = 21
 
 
 VIEW_SHIFT = 16

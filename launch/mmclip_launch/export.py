@@ -149,7 +149,7 @@ def _training(source: str) -> tuple[tuple[str, str], ...]:
         ("batch", f"{config.global_batch_size:,}"),
         ("learning rate", f"{config.optimizer.lr:g} at its peak, {config.schedule.type}, weight decay {decay:g}"),
         ("data", _data(config)),
-        ("captions", ", ".join(config.data.captions or ("found in the data",))),
+        ("captions", "none" if config.data.image_only else ", ".join(config.data.captions or ("found in the data",))),
         ("precision", config.precision),
         ("seed", str(config.seed)),
     )

@@ -80,6 +80,8 @@ class ObjectiveNeeds:
     pair_labels: bool = False
     """`ObjectiveContext.labels` must name captions and pictures, so that duplicates in the batch are known."""
     views: tuple[ViewNeed, ...] = ()
+    embeds_of: str | None = None
+    """The name of a view of another objective of the run, whose copies meet the caption in place of the picture itself."""
     momentum: MomentumNeed | None = None
     why_local: str | None = None
     """Why its loss is that of each rank's slice alone, where it is; else the gradient averaged over ranks is that of the
@@ -124,6 +126,10 @@ class Objective(nn.Module, ABC):
     """
 
     needs: ObjectiveNeeds
+
+    def needs_at(self, share: float) -> ObjectiveNeeds:
+        """What it needs of the towers in the step before which a `share` of the run is done: never more than `needs`."""
+        return self.needs
 
     @abstractmethod
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:

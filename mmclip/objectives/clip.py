@@ -5,7 +5,7 @@ from typing import Literal
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
-from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
+from mmclip.objectives.contrastive import ContrastiveConfig, mean_output, pair_options, pictures_of
 from mmclip.ops.infonce import infonce
 
 
@@ -18,7 +18,7 @@ class ClipConfig(ContrastiveConfig):
     @property
     def needs(self) -> ObjectiveNeeds:
         """What the run must provide."""
-        return ObjectiveNeeds(pair_labels=self.duplicates != "negative")
+        return ObjectiveNeeds(pair_labels=self.duplicates != "negative", embeds_of=self.image_view)
 
     def build(self, shape: ModelShape | None = None) -> "ClipObjective":
         """The objective of this configuration."""
@@ -36,4 +36,5 @@ class ClipObjective(Objective):
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The loss, in-batch top-1 and the mean similarities of positives and of negatives."""
         options = vars(pair_options(self.settings, context))
-        return output_of(infonce(outputs.image_embed, outputs.text_embed, outputs.logit_scale, **options))
+        rest = outputs.text_embed, outputs.logit_scale
+        return mean_output([infonce(image, *rest, **options) for image in pictures_of(self.settings, outputs)])

@@ -1,9 +1,13 @@
 """What the objectives over pairs of an image and a text share: their options and what they report."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from mmclip.batch import ObjectiveOutput, PairLabels
+from jaxtyping import Float
+from torch import Tensor
+
+from mmclip.batch import ObjectiveOutput, PairLabels, TowerOutput
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.objectives.base import ObjectiveContext
@@ -24,6 +28,9 @@ class ContrastiveConfig:
     tile: int | None = None
     """Side of the tiles in which logits are computed, in samples; by default what fits the cache of a core, or half a GiB of
     a device."""
+    image_view: str | None = None
+    """The name of a view of an auxiliary objective, such as `global`: each of its copies meets the caption in place of the
+    picture itself, and the loss is their mean (SILC, Naeem et al. 2023, section 3.2)."""
     implementation: Implementation = "auto"
     """`tiled` never holds the batch x batch logits, `reference` does; `auto` is `tiled`."""
 
@@ -64,6 +71,20 @@ def pair_options(settings: ContrastiveConfig, context: ObjectiveContext) -> Pair
             "expected ObjectiveContext(labels=PairLabels(...)), got none"
         )
     return PairOptions(context.labels, settings.duplicates, *rest)
+
+
+def pictures_of(settings: ContrastiveConfig, outputs: TowerOutput) -> list[Float[Tensor, "batch embed"]]:
+    """The embeddings that meet the captions, each in a loss of its own."""
+    if settings.image_view is None:
+        return [outputs.image_embed]
+    embeds = [view.embed for view in outputs.views[settings.image_view]]
+    return [embed for embed in embeds if embed is not None]
+
+
+def mean_output(found: Sequence[ContrastiveLoss]) -> ObjectiveOutput:
+    """The mean of losses over several views of the pictures, with the by-products of the first."""
+    first = output_of(found[0])
+    return first if len(found) == 1 else replace(first, loss=sum(one.loss for one in found) / len(found))
 
 
 def output_of(found: ContrastiveLoss) -> ObjectiveOutput:

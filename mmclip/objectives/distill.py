@@ -23,6 +23,8 @@ class DistillConfig(ContrastiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_view is not None:
+            raise UserError("objective.image_view: the teacher of 'distill' sees the picture itself; leave it out")
         if not 0 < self.weight <= 1:
             raise UserError(f"objective.weight={self.weight}: expected a share above 0, at most 1, such as 0.5")
 

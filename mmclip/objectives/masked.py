@@ -21,6 +21,7 @@ from mmclip.objectives.base import (
 from mmclip.objectives.parts.checks import at_least, positive
 from mmclip.objectives.parts.decoder import PatchDecoder
 from mmclip.ops.patches import mean_of_hidden, normalised_patches, patches_of, smooth_error, squared_error
+from mmclip.ops.tiles import compute_dtype
 
 VIEW = "masked"
 
@@ -82,7 +83,8 @@ class MaskedObjective(Objective):
         (height, width), (patch_height, patch_width) = shape.image_size, shape.patch_size
         grid = height // patch_height, width // patch_width
         out = 3 * patch_height * patch_width if settings.target == "pixels" else shape.pooled
-        self.decoder = PatchDecoder(shape.pooled, settings.width, settings.depth, out, grid)
+        masks = settings.corruption == "mask"
+        self.decoder = PatchDecoder(shape.pooled, settings.width, settings.depth, out, grid, masks)
 
     def local(self, outputs: TowerOutput, pixels: Pixels, momentum: TowerOutput | None) -> Mapping[str, Tensor]:
         """The mean error of each sample's hidden patches."""
@@ -94,7 +96,7 @@ class MaskedObjective(Objective):
             return {VIEW: mean_of_hidden(squared_error(found, target), view.kept)}
         tokens = momentum.views[VIEW][0].tokens
         assert tokens is not None, "the teacher gives what the student was asked for"
-        target = F.layer_norm(tokens.detach().float(), tokens.shape[-1:])
+        target = F.layer_norm(tokens.detach().to(compute_dtype(tokens)), tokens.shape[-1:])
         return {VIEW: mean_of_hidden(smooth_error(found, target), view.kept)}
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:

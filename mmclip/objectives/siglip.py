@@ -5,7 +5,7 @@ from typing import Literal
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
-from mmclip.objectives.contrastive import ContrastiveConfig, output_of, pair_options
+from mmclip.objectives.contrastive import ContrastiveConfig, mean_output, pair_options, pictures_of
 from mmclip.ops.sigmoid import sigmoid
 
 
@@ -18,7 +18,7 @@ class SiglipConfig(ContrastiveConfig):
     @property
     def needs(self) -> ObjectiveNeeds:
         """What the run must provide."""
-        return ObjectiveNeeds(logit_bias=True, pair_labels=self.duplicates != "negative")
+        return ObjectiveNeeds(logit_bias=True, pair_labels=self.duplicates != "negative", embeds_of=self.image_view)
 
     def build(self, shape: ModelShape | None = None) -> "SiglipObjective":
         """The objective of this configuration."""
@@ -36,5 +36,6 @@ class SiglipObjective(Objective):
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The loss, in-batch top-1 and the mean similarities of positives and of negatives."""
         assert outputs.logit_bias is not None, "the training module checks that the towers own a bias"
-        embeddings, options = (outputs.image_embed, outputs.text_embed), vars(pair_options(self.settings, context))
-        return output_of(sigmoid(*embeddings, outputs.logit_scale, outputs.logit_bias, **options))
+        options = vars(pair_options(self.settings, context))
+        rest = outputs.text_embed, outputs.logit_scale, outputs.logit_bias
+        return mean_output([sigmoid(image, *rest, **options) for image in pictures_of(self.settings, outputs)])

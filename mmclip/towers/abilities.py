@@ -5,7 +5,7 @@ from typing import Any
 
 from mmclip.errors import UserError
 from mmclip.towers.blocks import blocks_of, image_tower, text_tower, why_not_recompute
-from mmclip.towers.image import ImageEncoder
+from mmclip.towers.image_features import ImageEncoder
 from mmclip.towers.settings import TowersConfig
 from mmclip.towers.text import TextEncoder
 
@@ -30,6 +30,10 @@ class TowerAbilities:
     """The blocks of the image tower are compiled."""
     compile_text: str | None
     """The blocks of the text tower are compiled."""
+    patch_tokens: str | None
+    """The image tower gives features of single patches, also where some of them are masked."""
+    small_crops: str | None
+    """The image tower takes pictures of other sizes than its own beside those of its own."""
 
 
 def abilities(backbone: Any, image: ImageEncoder, text: TextEncoder) -> TowerAbilities:
@@ -48,6 +52,8 @@ def abilities(backbone: Any, image: ImageEncoder, text: TextEncoder) -> TowerAbi
         recompute_text=why_not_recompute(towers["text"]),
         compile_image=unknown["image"],
         compile_text=unknown["text"],
+        patch_tokens=image.why_no_tokens or image.why_all_patches,
+        small_crops=image.why_one_size,
     )
 
 

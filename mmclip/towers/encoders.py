@@ -9,13 +9,15 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmclip.batch import ViewOutput
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.towers.abilities import TowerAbilities, abilities, refuse_impossible
 from mmclip.towers.backbone import build_backbone, is_channels_last
 from mmclip.towers.blocks import blocks_of, image_tower, recompute, text_tower
 from mmclip.towers.frozen import FrozenPart, TowerName, frozen_part
-from mmclip.towers.image import NativeImage, image_encoder
+from mmclip.towers.image import image_encoder
+from mmclip.towers.image_native import NativeImage
 from mmclip.towers.locking import lock_image, lock_text, locked_parts, rest
 from mmclip.towers.patches import Grid, gather_patches, kept_patches
 from mmclip.towers.resolution import image_grid, refuse_sizes, resize_context, resize_images
@@ -112,6 +114,23 @@ class Encoders:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.image.encode(pixels, self.work)
 
+    def encode_view(
+        self,
+        pixels: Float[Tensor, "batch 3 height width_px"],
+        kept: Int[Tensor, "batch patch"] | None,
+        embeds: bool,
+        tokens: bool,
+    ) -> ViewOutput:
+        """Of normalised pixels, of which only the kept patches are read."""
+        if is_channels_last(self.backbone):
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        if kept is None:
+            found = self.image.features(pixels, self.work, tokens)
+        else:
+            patches = gather_patches(pixels, kept, self.image.grid, self.image.patch_size)
+            found = self.image.features_of_patches(patches, kept, self.work, tokens)
+        return ViewOutput(found.pooled, self.image.project(found.pooled) if embeds else None, found.tokens, kept)
+
     def encode_some_patches(
         self,
         images: UInt8[Tensor, "batch 3 height width_px"],
@@ -124,7 +143,8 @@ class Encoders:
         kept = kept_patches(keys, grid[0] * grid[1], dropped)
         patches = gather_patches(images, kept, grid, self.image.patch_size)
         pixels = spec.normalise(patches.flatten(0, 1), self.backbone.logit_scale.dtype)
-        return self.image.encode_patches(pixels.unflatten(0, kept.shape), kept, self.work)
+        found = self.image.features_of_patches(pixels.unflatten(0, kept.shape), kept, self.work)
+        return self.image.project(found.pooled)
 
     def encode_text(self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None) -> Float[Tensor, "batch embed"]:
         """Of tokens that may be narrower than the context length."""

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmclip.batch import TowerOutput
+from mmclip.batch import TowerOutput, ViewOutput
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
@@ -165,12 +165,13 @@ class TwoTower(Embedder):
         dropped: float = 0.0,
         image_features: Float[Tensor, "batch feature"] | None = None,
         text_features: Float[Tensor, "batch text_feature"] | None = None,
+        image_embed: Float[Tensor, "batch embed"] | None = None,
     ) -> TowerOutput:
         """Both embeddings of a batch of raw pixels and tokens, normalised in single precision or better.
 
         `lengths` are as in `encode_text`; `keys` (`ImageTextBatch.keys`) decide which patches a `dropped` share drops.
         `image_features` and `text_features` (`ImageTextBatch`) stand for what the frozen parts of the towers (`freeze`) make of
-        pictures and captions: those then do not run.
+        pictures and captions: those then do not run. `image_embed` is what the pictures' embeddings are already.
 
         Raises:
             ValueError: patches are to be dropped, and there are no keys.
@@ -179,7 +180,9 @@ class TwoTower(Embedder):
             raise ValueError(f"dropped={dropped} without keys: which patches go is a function of the samples' keys")
         dtype = self.logit_scale.dtype
         with _attention_of(self.device):
-            if image_features is not None:
+            if image_embed is not None:
+                pass
+            elif image_features is not None:
                 image_embed = self._encoders.embed_features("image", image_features.to(dtype))
             elif dropped and keys is not None:
                 image_embed = self._encoders.encode_some_patches(images, keys, dropped, self.spec)
@@ -197,6 +200,36 @@ class TwoTower(Embedder):
             logit_bias=None if self.logit_bias is None else self.logit_bias.clone(),  # an output is no parameter
             class_logits=None if self.class_head is None else self.class_head(image_embed).to(dtype),
         )
+
+    def encode_view(
+        self,
+        pixels: Float[Tensor, "batch 3 height width_px"],
+        kept: Int[Tensor, "batch patch"] | None = None,
+        *,
+        embeds: bool = False,
+        tokens: bool = False,
+    ) -> ViewOutput:
+        """What the image tower makes of pixels normalised by `spec`, of any size that it takes (`abilities.small_crops`).
+
+        Only the patches `kept` are read, where they are given. `embeds` and `tokens` ask for more than the pooled features.
+        """
+        dtype = self.logit_scale.dtype
+        with _attention_of(self.device):
+            found = self._encoders.encode_view(pixels, kept, embeds, tokens)
+        embed = None if found.embed is None else F.normalize(found.embed.to(dtype), dim=-1)
+        return replace(found, pooled=found.pooled.to(dtype), embed=embed)
+
+    @property
+    def pooled_width(self) -> int:
+        """Dimensions of what the image tower pools, before its projection."""
+        width = self._encoders.image.pooled_width
+        return width if width > 0 else int(self.model_cfg["embed_dim"])
+
+    @property
+    def patch_size(self) -> tuple[int, int] | None:
+        """Height and width of a patch in pixels, where the image tower reads patches one by one."""
+        height, width = self._encoders.image.patch_size
+        return (height, width) if height else None
 
     def freeze(self, tower: "TowerName") -> "FrozenPart":
         """What of a tower stays as it is in this run; to be asked before features of it are.

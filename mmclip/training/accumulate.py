@@ -119,21 +119,17 @@ def accumulate(
     parts.clear()  # joined, they would be held twice
     output = objective(whole)
     backward(output.loss)
-    names = [name for name in _rows_of(whole) if getattr(whole, name).grad is not None]
-    gradients = {name: getattr(whole, name).grad.split(len(kept[0].image_embed)) for name in names}
+    size = len(kept[0].image_embed)
+    gradients = {name: row.grad.split(size) for name, row in whole.rows().items() if row.grad is not None}
     of_model = {name: getattr(whole, name).grad for name in _of_model(whole) if getattr(whole, name).grad is not None}
     for number in reversed(range(len(micros))):
         encoded = kept.pop() if kept else encode(micros[number])
-        pushed = {name: gradients[name][number] for name in names} | of_model
+        rows = encoded.rows() | {name: getattr(encoded, name) for name in of_model}
+        pushed = {name: parts[number] for name, parts in gradients.items()} | of_model
         of_model = {}  # once, with the last micro-batch
-        tensors = [getattr(encoded, name) for name in pushed]
-        torch.autograd.backward(tensors, list(pushed.values()))
-        del encoded, tensors
+        torch.autograd.backward([rows[name] for name in pushed], list(pushed.values()))
+        del encoded, rows
     return whole, output
-
-
-def _rows_of(output: TowerOutput) -> list[str]:
-    return [name for name in TowerOutput.PER_SAMPLE if getattr(output, name) is not None]
 
 
 def _of_model(output: TowerOutput) -> list[str]:
@@ -145,9 +141,11 @@ def _joined(parts: Sequence[TowerOutput]) -> TowerOutput:
 
     So each forward has one backward, and a wrapper that frees weights between the two knows when it may.
     """
-    last = parts[-1]
-    rows = {name: torch.cat([getattr(part, name).detach() for part in parts]) for name in _rows_of(last)}
-    leaves = rows | {name: getattr(last, name).detach() for name in _of_model(last)}
+    last, rows = parts[-1], [part.rows() for part in parts]
+    leaves = {name: torch.cat([of_part[name].detach() for of_part in rows]) for name in rows[-1]}
+    of_model = {name: getattr(last, name).detach() for name in _of_model(last)}
     for name, leaf in leaves.items():
+        leaf.requires_grad_(rows[-1][name].requires_grad)
+    for name, leaf in of_model.items():
         leaf.requires_grad_(getattr(last, name).requires_grad)
-    return replace(last, **leaves)
+    return replace(last.with_rows(leaves), **of_model)

@@ -20,8 +20,12 @@ WEYL, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEE
 def identity_labels(
     tokens: Int[Tensor, "batch token"], ids: Sequence[str], lengths: Int[Tensor, " batch"] | None = None
 ) -> PairLabels:
-    """Labels whose first factor is the caption and whose second is the picture, `ids` being those of the samples."""
-    labels = torch.stack([caption_ids(tokens, lengths), picture_ids(ids, tokens.device)], dim=1)
+    """Labels whose first factor is the caption and whose second is the picture, `ids` being those of the samples.
+
+    Without any column of tokens there are no captions, and the picture is the only factor.
+    """
+    pictures = picture_ids(ids, tokens.device)
+    labels = torch.stack([caption_ids(tokens, lengths), pictures], dim=1) if tokens.shape[1] else pictures[:, None]
     return PairLabels(image=labels, text=labels)
 
 

@@ -21,6 +21,7 @@ from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumula
 from mmclip.training.checkpoint.contents import Trained
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
+from mmclip.training.momentum import MomentumTowers, part_of
 from mmclip.training.optim import OptimizerConfig
 from mmclip.training.precision import build_scaler
 from mmclip.training.progress import Progress
@@ -63,6 +64,7 @@ class TrainStep:
         accumulation: AccumulationConfig,
         ema: WeightAverage | None = None,
         teacher: Teacher | None = None,
+        momentum: MomentumTowers | None = None,
     ) -> None:
         self.micro_batches = accumulation.micro_batches(rule.global_batch_size, accelerator.num_processes)
         self.graph_bytes = int(accumulation.graph_gib * 2**30)
@@ -74,9 +76,10 @@ class TrainStep:
         self._prepare()
         self.rule = rule
         self.teacher = teacher
+        self.momentum = momentum
         self.ema = ema
         self.scaler = build_scaler(module.precision, accelerator.device)
-        self.trained = Trained(module, optimizer, ema, self.scaler)
+        self.trained = Trained(module, optimizer, ema, self.scaler, momentum)
         """What a checkpoint holds."""
 
     def release(self) -> None:
@@ -116,7 +119,7 @@ class TrainStep:
 
     def measured(self, batch: ImageTextBatch) -> ImageTextBatch:
         """`batch` with the lengths of its captions: read before it goes to a device, they cost no wait."""
-        if batch.lengths is not None or batch.text_features is not None:
+        if batch.lengths is not None or batch.text_features is not None or not batch.tokens.shape[1]:
             return batch
         return replace(batch, lengths=self.module.towers.text_lengths(batch.tokens))
 
@@ -127,8 +130,17 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         labels = self.module.pair_labels(batch)
-        taught = None if self.teacher is None else self.teacher(batch, self.micro_batches)
-        context = ObjectiveContext(progress.step, progress.samples_seen, labels, batch.classes, taught)
+        share = min(1.0, progress.samples_seen / self.rule.total_samples)
+        teaches = self.module.objective.needs_at(share).momentum is not None
+        context = ObjectiveContext(
+            progress.step,
+            progress.samples_seen,
+            labels,
+            batch.classes,
+            None if self.teacher is None else self.teacher(batch, self.micro_batches),
+            share,
+            self.momentum(batch, self.micro_batches) if self.momentum is not None and teaches else None,
+        )
         embedded, output = self._gradients(batch, context)
         grad_norm, skipped = self._update(output.loss)
         if self.module.towers.logit_scale.requires_grad:
@@ -136,6 +148,8 @@ class TrainStep:
                 local(self.module.towers.logit_scale).clamp_(0.0, math.log(self.rule.optimizer.max_logit_scale))
         if self.ema is not None:
             self.ema.update(self.module.towers, progress.step + 1, skipped)
+        if self.momentum is not None:
+            self.momentum.update(self.module.towers, share, skipped, teaches)
         self.module.objective.on_optimizer_step(output.staged, context, skipped)
         return StepReport(
             loss=output.loss.detach(),
@@ -162,7 +176,10 @@ class TrainStep:
         def encode(numbered: tuple[int, ImageTextBatch]) -> TowerOutput:
             number, micro = numbered
             torch.manual_seed(seeds[number])
-            return self.module.encode(micro, dropped)
+            size = len(micro.ids)
+            samples = slice(number * size, (number + 1) * size)
+            taught = None if context.momentum is None else part_of(context.momentum, samples)
+            return self.module.encode(micro, context, dropped, taught)
 
         # Every pass stays out of DDP's sight: its reducer counts the gradients of one forward, and here there are many.
         with self.accelerator.no_sync(self.wrapped):
@@ -201,4 +218,5 @@ class TrainStep:
 
 
 def _rows_not_finite(embedded: TowerOutput) -> Bool[Tensor, " batch"]:
-    return ~(embedded.image_embed.isfinite().all(dim=1) & embedded.text_embed.isfinite().all(dim=1))
+    rows = [row.flatten(1) if row.ndim > 1 else row[:, None] for row in embedded.rows().values()]
+    return ~torch.stack([row.isfinite().all(dim=1) for row in rows]).all(dim=0)

@@ -19,6 +19,11 @@ from mmclip_data.loading.slots import SlotSource, Views
 Tokenize = Callable[[Sequence[str]], Int[Tensor, "batch token"]]
 
 
+def no_tokens(captions: Sequence[str]) -> Int[Tensor, "batch 0"]:
+    """A `Tokenize` of a run without captions: no column, so nothing can be mistaken for a text."""
+    return torch.empty((len(captions), 0), dtype=torch.int64)
+
+
 class Row(NamedTuple):
     """What a batch keeps of a sample besides its pixels."""
 

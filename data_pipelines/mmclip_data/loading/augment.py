@@ -53,10 +53,14 @@ class AugmentConfig:
     """Probability of losing all colour."""
     hue: float = 0.0
     """Largest turn of the hue, as a share of the circle: 0.5 reaches every hue."""
+    colour: float = 1.0
+    """Probability that brightness, contrast, saturation and hue change at all; together, as in SimCLR."""
     blur: float = 0.0
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Its deviation in pixels of the view, lowest and highest."""
+    blur_side: int | None = None
+    """Side in pixels that `blur_sigma` is meant for: a view of another side is blurred in proportion. None: as it stands."""
     solarise: float = 0.0
     """Probability that bright pixels are inverted."""
     solarise_threshold: int = 128
@@ -70,25 +74,48 @@ class AugmentConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UserError(f"data.augment.{name}={getattr(self, name)}: expected 0 < lowest <= highest")
-        for name in ("flip", "grayscale", "blur", "solarise"):
+        for name in ("flip", "grayscale", "colour", "blur", "solarise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"data.augment.{name}={getattr(self, name)}: expected a probability from 0 to 1")
+        if self.blur_side is not None and self.blur_side < 1:
+            raise UserError(f"data.augment.blur_side={self.blur_side}: expected a side in pixels, such as 224")
 
 
 @config
 class ViewConfig:
     """Further views of each picture, besides the one that meets the caption."""
 
+    name: str = ""
+    """That of views which an objective needs: these are then drawn as said here. Without it they are your own."""
     copies: int = 1
     """How many, each with draws of its own."""
     size: int | None = None
     """Side in pixels; without it that of the model."""
+    share: float | None = None
+    """In place of `size`: the share of the model's side, which it follows when a run changes it (`[[resolution]]`)."""
+    patch: tuple[int, int] = (1, 1)
+    """Height and width in pixels whose multiples the sides of a `share` are."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What may happen to them."""
 
     def __post_init__(self) -> None:
-        if self.copies < 1 or (self.size is not None and self.size < 1):
-            raise UserError(f"data.views: copies={self.copies} and size={self.size} must be at least 1")
+        if self.copies < 1 or (self.size is not None and self.size < 1) or min(self.patch) < 1:
+            raise UserError(
+                f"data.views: copies={self.copies}, size={self.size} and patch={self.patch} must be at least 1"
+            )
+        if self.share is not None and (self.size is not None or not 0 < self.share <= 1):
+            raise UserError(
+                f"data.views: share={self.share} beside size={self.size}: expected a share from above 0 to 1, and no size"
+            )
+
+    def sides(self, spec: ImageSpec) -> tuple[int, int]:
+        """Height and width in pixels beside a model's."""
+        if self.share is None:
+            return spec.size if self.size is None else (self.size, self.size)
+        height, width = (
+            max(1, round(self.share * side / unit)) * unit for side, unit in zip(spec.size, self.patch, strict=True)
+        )
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,7 @@ def views_of(spec: ImageSpec, first: AugmentConfig, further: tuple[ViewConfig, .
     """All views of a picture; a view's draws depend on its number alone."""
     settings = [(spec.size, first)]
     for view in further:
-        settings += [(spec.size if view.size is None else (view.size, view.size), view.augment)] * view.copies
+        settings += [(view.sides(spec), view.augment)] * view.copies
     return [View(number, size, augment) for number, (size, augment) in enumerate(settings)]
 
 
@@ -163,13 +190,15 @@ def _after_crop(
 ) -> UInt8[Tensor, "batch 3 height width_px"]:
     if config.flip:
         images = ops.flip(images, _below(draw(Stream.FLIP, 1), config.flip, images.device))
+    applies = draw(Stream.COLOUR_CHANCE, 1) < config.colour if config.colour < 1 else np.True_
     if any(_colours(config)[:4]):
-        images = _recolour(images, config, draw(Stream.COLOUR, 4))
+        images = _recolour(images, config, draw(Stream.COLOUR, 4), applies)
     if config.hue:
-        turn = config.hue * (2 * draw(Stream.HUE, 1)[:, 0] - 1)
+        turn = (applies * config.hue * (2 * draw(Stream.HUE, 1) - 1))[:, 0]
         images = ops.shift_hue(images, torch.from_numpy(turn).to(images.device, torch.float32))
     if config.blur:
-        draws, (low, high) = draw(Stream.BLUR, 2), config.blur_sigma
+        scale = 1.0 if config.blur_side is None else min(images.shape[2:]) / config.blur_side
+        draws, (low, high) = draw(Stream.BLUR, 2), (scale * sigma for sigma in config.blur_sigma)
         sigma = torch.from_numpy(low + draws[:, 1] * (high - low)).to(images.device, torch.float32)
         radius = min(math.ceil(BLUR_REACH * high), min(images.shape[2:]) - 1)
         images = ops.blur(images, _below(draws, config.blur, images.device), sigma, radius)
@@ -188,10 +217,13 @@ def _colours(config: AugmentConfig) -> tuple[float, ...]:
 
 
 def _recolour(
-    images: UInt8[Tensor, "batch 3 height width_px"], config: AugmentConfig, draws: NDArray[np.float64]
+    images: UInt8[Tensor, "batch 3 height width_px"],
+    config: AugmentConfig,
+    draws: NDArray[np.float64],
+    applies: NDArray[np.bool_] | np.bool_,
 ) -> UInt8[Tensor, "batch 3 height width_px"]:
     """Blends with black, with the picture's grey and with its mean grey, folded into one affine map of the channels."""
-    spread = np.array([config.brightness, config.contrast, config.saturation])
+    spread = applies * np.array([config.brightness, config.contrast, config.saturation])
     bright, contrast, saturation = (1 + spread * (2 * draws[:, :3] - 1)).T
     saturation = np.where(draws[:, 3] < config.grayscale, 0.0, saturation)[:, None, None]
     channels = (bright * contrast)[:, None, None] * (saturation * np.eye(3) + (1 - saturation) * LUMA)

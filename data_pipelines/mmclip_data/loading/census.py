@@ -24,10 +24,12 @@ from mmclip_data.shards.names import IMAGE_EXTENSIONS
 def refuse_unusable(opened: Opened, max_bad_fraction: float) -> list[str]:
     """Refuse a source whose samples a run would throw away, before it starts; of a mixture, each of its sources.
 
+    Of a source without caption fields only the pictures count.
+
     What is odd but no reason to refuse comes back in words.
 
     Raises:
-        UserError: no sample, or too few, have a picture and a caption; the message holds the counts.
+        UserError: no sample, or too few, have a picture and, where that is wanted, a caption; the message holds the counts.
     """
     odd: list[str] = []
     parts = opened.source.parts if isinstance(opened.source, Mixture) else (opened,)
@@ -70,7 +72,8 @@ def _count_members(source: IndexedTars, captions: Sequence[str], max_bad_fractio
     for index in indexes:
         members.update(index.extension_counts())
         total += index.num_samples
-        no_picture, no_caption = index.samples_without(IMAGE_EXTENSIONS), index.samples_without(fields)
+        no_picture = index.samples_without(IMAGE_EXTENSIONS)
+        no_caption = index.samples_without(fields) if fields else no_picture
         pictures += index.num_samples - len(no_picture)
         usable += index.num_samples - len(np.union1d(no_picture, no_caption))
     lost = total - usable
@@ -78,12 +81,13 @@ def _count_members(source: IndexedTars, captions: Sequence[str], max_bad_fractio
         return
     where = f"{len(indexes)} of {len(source.tars)} shards"
     wanted = ", ".join(f"{members[field]:,} a member {field}" for field in fields)
+    keys = _keys_of_json(source) if fields and members["json"] else ""
     raise UserError(
         f"data: {'no sample is' if not usable else f'only {usable:,} samples are'} left after filtering: of {total:,} "
-        f"samples in {where} (first: {source.tars[0]}) {pictures:,} have a picture ({', '.join(IMAGE_EXTENSIONS)}) and "
-        f"{wanted}; expected both in {'each' if not max_bad_fraction else f'all but {max_bad_fraction:.0%}'}; members "
-        f"there: {_list(members)}{_keys_of_json(source) if members['json'] else ''}. Name the right member in "
-        "data.captions, or take the others out of the shards"
+        f"samples in {where} (first: {source.tars[0]}) {pictures:,} have a picture ({', '.join(IMAGE_EXTENSIONS)})"
+        f"{f' and {wanted}; expected both in ' if fields else '; expected one in '}"
+        f"{'each' if not max_bad_fraction else f'all but {max_bad_fraction:.0%}'}; members there: {_list(members)}{keys}. "
+        f"{'Name the right member in data.captions, or take' if fields else 'Take'} the others out of the shards"
     )
 
 
@@ -111,14 +115,16 @@ def _read_some(source: Source, captions: Sequence[str]) -> None:
         sample: dict[str, Any] = {}
         try:
             sample = source.read(*place)
-            captions_of(sample, sample.get("__captions__", captions))
+            fields = sample.get("__captions__", captions)
+            if fields:
+                captions_of(sample, fields)
             if "pixels" not in sample:
                 decode_image(picture_of(sample))
         except BadSampleError as error:
             reasons.append(f"{source.sample_id(*place)}: {error}{_json_keys(sample, captions)}")
         else:
             return
-    fix = "name a field that is there in data.captions, or mend the samples"
+    fix = "name a field that is there in data.captions, or mend the samples" if captions else "mend the samples"
     if "checksum" in reasons[0] and isinstance(source, IndexedTars):
         fix = (
             "the index belongs to another tar, or the tar was changed: fetch both again, or make a new index "

@@ -50,18 +50,18 @@ class DatasetsConfig:
     """Where `datasets` keeps what it has prepared; by default its own place."""
 
     def build(self, extensions: Collection[str]) -> "HFDataset":
-        """Open the dataset; its columns take the place of members."""
-        return HFDataset(self)
+        """Open the dataset; its columns take the place of members, and where none is asked for captions are none."""
+        return HFDataset(self, with_captions=bool(extensions))
 
 
 class HFDataset:
-    """Rows as samples: a picture under `jpg`, whatever its format, and its captions by column in `json`.
+    """Rows as samples: a picture under `jpg`, whatever its format, and its captions, if wanted, by column in `json`.
 
     Raises:
         UserError: the package, the dataset, the split or a column is not there.
     """
 
-    def __init__(self, config: DatasetsConfig) -> None:
+    def __init__(self, config: DatasetsConfig, with_captions: bool = True) -> None:
         path = Path(config.path)
         self.name = config.name or path.stem
         self.split = config.split
@@ -76,7 +76,7 @@ class HFDataset:
         named = choose("data.source.image_column", asked, list(features), PICTURE_NAMES, self.where)
         assert named is not None, "a required column is found or refused"
         self.image_column = named
-        self.caption_columns = _caption_columns(config, features, named, self.where)
+        self.caption_columns = _caption_columns(config, features, named, self.where) if with_captions else ()
         self._names = {
             column: _class_names(features[column])
             for column in self.caption_columns
@@ -122,7 +122,7 @@ class HFDataset:
             "__key__": f"{number:09d}",
             "__url__": f"datasets:{self.name}/{self.split}",
             **picture,
-            "json": json.dumps(captions).encode(),
+            **({"json": json.dumps(captions).encode()} if captions else {}),
         }
 
     def _picture(self, cell: Any, number: int) -> bytes:
@@ -140,7 +140,7 @@ class HFDataset:
     def _hash(self) -> str:
         facts = [self.image_column, len(self._rows), self._names, [*self.caption_columns]]
         digest = xxhash.xxh3_128(repr(facts).encode())
-        texts = self._rows.select_columns(list(self.caption_columns))
+        texts = self._rows.select_columns(list(self.caption_columns)) if self.caption_columns else ()
         for start in range(0, len(texts), ROWS_AT_ONCE):
             digest.update(repr(texts[start : start + ROWS_AT_ONCE]).encode(errors="backslashreplace"))
         for sizes in self._picture_sizes():

@@ -20,15 +20,16 @@ from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
-from mmclip_data.loading.assemble import Assemble, Filler, Tokenize
+from mmclip_data.loading.assemble import Assemble, Filler, Tokenize, no_tokens
 from mmclip_data.loading.augment import AugmentConfig, View, ViewConfig, crop_alone, fill_view, views_of
 from mmclip_data.loading.captions import captions_of, choose_caption
 from mmclip_data.loading.chosen import ChosenSamples, ClassCaption
+from mmclip_data.loading.datasets_source import DatasetsConfig
 from mmclip_data.loading.decode import PillowPicture, open_picture
 from mmclip_data.loading.describe import describe
 from mmclip_data.loading.held_out import HeldOutConfig
 from mmclip_data.loading.labels import LabelsConfig
-from mmclip_data.loading.mixture import order_of
+from mmclip_data.loading.mixture import MixtureConfig, order_of
 from mmclip_data.loading.opening import SourceConfig, open_source
 from mmclip_data.loading.plan import PlanConfig
 from mmclip_data.loading.planned import Layout, PlannedSource, Prepare, SampleMap
@@ -58,6 +59,8 @@ class DataConfig:
     captions: tuple[str, ...] | None = None
     """Members that hold captions: `txt`, `txt:lines`, or `json:KEY` for one text or a list; a field is drawn, then one of its
     texts. By default `txt`, `text` or `caption`, else a key of `json` of such a name; which one is said at the start."""
+    image_only: bool = False
+    """Learn from pictures alone: samples need no caption, and no caption is read where there is one."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Learn from classes: what is written for its class is a sample's caption, and samples of a class are no negatives."""
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
@@ -65,7 +68,7 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What happens to a training picture."""
     views: tuple[ViewConfig, ...] = ()
-    """Further views of each picture, for objectives that compare views; without any there is just the one."""
+    """Further views of each picture, beside those that objectives need; with the `name` of such, how these are drawn."""
     augment_on: Literal["loader", "device"] = "loader"
     """Where flips, colours, blur and solarising happen: in the loader, sample by sample, or on the model's device, batch by
     batch, with draws of their own. The crop is always the loader's."""
@@ -86,7 +89,12 @@ class DataConfig:
 
     @property
     def caption_fields(self) -> tuple[str, ...] | None:
-        """Where captions are; where they are written for classes, where the class is, which every sample must have too."""
+        """Where captions are; where they are written for classes, where the class is, which every sample must have too.
+
+        None where they are still to be found, empty where none is wanted.
+        """
+        if self.image_only:
+            return ()
         return self.captions if self.labels.place is None else (self.labels.place,)
 
     def __post_init__(self) -> None:
@@ -97,12 +105,37 @@ class DataConfig:
         if not 0 <= self.max_bad_fraction <= 1:
             raise UserError(f"data.max_bad_fraction={self.max_bad_fraction}: expected a fraction from 0 to 1")
         if self.captions is not None and not self.captions:
-            raise UserError("data.captions is empty: expected at least one member, such as txt or json:caption")
+            raise UserError(
+                "data.captions is empty: expected at least one member, such as txt or json:caption; to learn from pictures "
+                "alone set data.image_only = true"
+            )
+        if self.image_only:
+            _refuse_text_beside(self)
+
+
+def _refuse_text_beside(data: DataConfig) -> None:
+    source = data.source
+    parts = source.sources if isinstance(source, MixtureConfig) else ()
+    datasets = [part for part in (source, *(part.source for part in parts)) if isinstance(part, DatasetsConfig)]
+    reasons = {
+        "data.captions": data.captions is not None,
+        "data.labels.place": data.labels.place is not None,
+        "data.source.sources.captions": any(part.captions for part in parts),
+        "data.source.caption_columns": any(part.caption_columns for part in datasets),
+    }
+    refused = [name for name, applies in reasons.items() if applies]
+    if refused:
+        raise UserError(
+            f"data.image_only = true reads no caption, and {', '.join(refused)} says what captions are: remove one of the two"
+        )
 
 
 @dataclass(frozen=True)
 class Decode:
-    """A map: the picture's bytes become augmented `pixels` (and further `views`), one of its captions `caption`."""
+    """A map: the picture's bytes become augmented `pixels` (and further `views`), one of its captions `caption`.
+
+    Without any caption fields nothing is sought, and the caption is empty.
+    """
 
     spec: ImageSpec
     captions: Sequence[str]
@@ -111,7 +144,7 @@ class Decode:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         position, fields = sample["__position__"], sample.get("__captions__", self.captions)
-        caption = choose_caption(captions_of(sample, fields), self.seed, position)
+        caption = choose_caption(captions_of(sample, fields), self.seed, position) if fields else ""
         raw = sample.get("pixels")  # the synthetic source has nothing to decode
         picture = open_picture(picture_of(sample), of_thread()) if raw is None else PillowPicture(Image.fromarray(raw))
         given = sample.get("__out__")
@@ -160,7 +193,7 @@ class TrainLoader:
         self.say = say
         self.config = config
         self.layout = layout
-        self.tokenize = tokenize
+        self.tokenize = no_tokens if config.image_only else tokenize
         self.seed = seed
         self.opened = open_source(config.source, config.caption_fields, chosen)
         self.class_captions = (ClassCaption(chosen, seed),) if chosen is not None and chosen.texts else ()

@@ -27,13 +27,15 @@ class Opened:
 
     source: Source
     captions: tuple[str, ...]
+    """Empty where none is wanted."""
     notes: tuple[str, ...] = ()
     """What was chosen for the user, to be said at the start."""
 
 
 def open_source(config: Any, captions: Sequence[str] | None, chosen: ChosenSamples | None = None) -> Opened:
-    """Open what a source's configuration names; without `captions` they are found where other tools put them.
+    """Open what a source's configuration names; where `captions` is None they are found where other tools put them.
 
+    With empty `captions` none is read.
     `chosen` are the only samples that it then has.
 
     Raises:

@@ -10,7 +10,7 @@ from webdataset.pipeline import DataPipeline
 from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.errors import BadSampleError, UserError
 from mmclip.preprocess import ImageSpec
-from mmclip_data.loading.assemble import Assemble, Tokenize
+from mmclip_data.loading.assemble import Assemble, Tokenize, no_tokens
 from mmclip_data.loading.caption_fields import fields_of_sample
 from mmclip_data.loading.captions import captions_of
 from mmclip_data.loading.decode import decode_image
@@ -48,11 +48,12 @@ class StreamLoader:
         self.config = config
         self.source = config.source
         self.layout = layout
-        self.tokenize = tokenize
+        self.tokenize = no_tokens if config.image_only else tokenize
         self.seed = seed
         self.say = say
         self.streamed = StreamedSource(self.source, layout, DataPosition(0), seed, config.workers)
-        self.captions = config.captions or stream_captions(self.source)
+        fields = config.caption_fields
+        self.captions = stream_captions(self.source) if fields is None else fields
         self.own_maps = tuple(maps)
         self.take_size(spec)
 
@@ -83,8 +84,9 @@ class StreamLoader:
             if workers < self.config.workers
             else ""
         )
+        captions = f"captions from {', '.join(self.captions)}" if self.captions else "no captions"
         return [
-            f"streaming {len(self.streamed.names)} shards, captions from {', '.join(self.captions)}: the order depends on the "
+            f"streaming {len(self.streamed.names)} shards, {captions}: the order depends on the "
             f"number of ranks and workers, an epoch is {self.source.samples:,} samples as the run file says, whatever comes, "
             f"and {resume}{fewer}; indexed shards (type tars) promise more"
         ]
@@ -145,7 +147,7 @@ def stream_captions(config: StreamingConfig) -> tuple[str, ...]:
 
 
 def refuse_unusable_stream(config: StreamingConfig, captions: Sequence[str] | None, world_size: int) -> None:
-    """Name every stream, and read, decode and caption the first samples of the first.
+    """Name every stream, and read, decode and caption the first samples of the first; empty `captions`: there are none.
 
     Raises:
         UserError: there are fewer than ranks, the first is no tar, or none of its first samples can be used.
@@ -153,13 +155,14 @@ def refuse_unusable_stream(config: StreamingConfig, captions: Sequence[str] | No
     names = StreamedSource(config, Layout(world_size, 0, world_size), DataPosition(0), 0).names
     if STDIN in names:
         return
-    fields = captions or stream_captions(config)
+    fields = stream_captions(config) if captions is None else captions
     reasons: list[str] = []
     try:
         with closing(samples_of(names[0])) as samples:
             for sample in islice(samples, SAMPLES_LOOKED_AT):
                 try:
-                    captions_of(sample, fields)
+                    if fields:
+                        captions_of(sample, fields)
                     decode_image(picture_of(sample))
                 except BadSampleError as error:
                     members = ", ".join(name for name in sample if not name.startswith("__"))
@@ -171,5 +174,5 @@ def refuse_unusable_stream(config: StreamingConfig, captions: Sequence[str] | No
     raise UserError(
         f"data: none of the first {len(reasons)} samples of {names[0]} can be used"
         + (f", the first being {reasons[0]}" if reasons else ": there is none")
-        + "; name the right member in data.captions"
+        + ("; name the right member in data.captions" if fields else "")
     )

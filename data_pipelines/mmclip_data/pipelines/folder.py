@@ -2,9 +2,10 @@
 
     mmclip shards make folder --source photos --output data/photos
 
-Two kinds of folder are understood. `class-folders`: `cat/1.jpg`, the folder's name is the class and the caption.
+Two kinds of folder are told apart. `class-folders`: `cat/1.jpg`, the folder's name is the class and the caption.
 `captions`: `1.jpg` with `1.txt`, `1.text` or `1.caption` (a caption a line), or else `1.json` ("caption" or "captions"), which
-is kept as the sample's `json`. A top level of `train/` and `test/` gives two splits.
+is kept as the sample's `json`. A third, `pictures`, is taken when it is asked for: every image, no captions. A top level of
+`train/` and `test/` gives two splits.
 """
 
 import json
@@ -34,7 +35,7 @@ SPLITS = ("train", "test")
 ITEMS_IN_PIECE = 64
 OTHER_SPLITS = ("val", "valid", "validation", "dev")
 
-Kind = Literal["class-folders", "captions"]
+Kind = Literal["class-folders", "captions", "pictures"]
 
 
 @config
@@ -45,8 +46,8 @@ class FolderConfig:
     """Folder of images."""
     output: Path
     """Folder to write; must be new or empty, and outside `source`."""
-    kind: Literal["auto", "class-folders", "captions"] = "auto"
-    """Where captions come from; auto looks for caption files first and says what it found."""
+    kind: Literal["auto", "class-folders", "captions", "pictures"] = "auto"
+    """Where captions come from; auto looks for caption files first and says what it found. pictures: there are to be none."""
     split: Literal["train", "test"] = "train"
     """The split to write where `source` has no train/ and test/."""
     templates: tuple[str, ...] = ("a photo of a {c}",)
@@ -98,7 +99,7 @@ class _Split:
 
 
 def make_folder(config: FolderConfig, track: Track = quiet) -> MakeReport:
-    """Write every image that has a caption, in the order of the paths, and name every file that was left out.
+    """Write every image that has a caption, if it needs one, in the order of the paths, and name every file that was left out.
 
     Raises:
         UserError: no folder, no usable image, a kind that cannot be told, or an output that is not empty or lies in
@@ -112,7 +113,8 @@ def make_folder(config: FolderConfig, track: Track = quiet) -> MakeReport:
     for split in splits.values():
         _collect(split, kind, class_names)
     if not any(split.samples for split in splits.values()):
-        raise UserError(f"source={config.source}: no image with a caption, as {kind}; {_reasons(splits)}")
+        caption = "" if kind == "pictures" else " with a caption"
+        raise UserError(f"source={config.source}: no image{caption}, as {kind}; {_reasons(splits)}")
     if config.overwrite or not any((config.output / split / JOURNAL).exists() for split in SPLITS):
         prepare_output(config.output, config.overwrite)
     written = {name: _write(config, name, split, kind, track) for name, split in splits.items() if split.samples}
@@ -120,7 +122,7 @@ def make_folder(config: FolderConfig, track: Track = quiet) -> MakeReport:
     if kind == "class-folders":
         files.append(write_lines(config.output / "classnames.txt", class_names))
         files.append(write_lines(config.output / "zeroshot_classification_templates.txt", templates))
-    else:
+    elif kind == "captions":
         files.append(write_lines(config.output / "dataset_type.txt", ["retrieval"]))
     counts = {f"{name} samples": written[name].num_samples if name in written else 0 for name in splits}
     skipped = {"outside train and test": outside} if outside else {}
@@ -175,7 +177,7 @@ def _detect_kind(splits: dict[str, _Split]) -> Kind:
         return "class-folders"
     raise UserError(
         f"kind='auto': {len(images)} images, {paired} with a caption file, {in_folders} in a class folder; expected "
-        "caption files beside the images or every image in a class folder; set kind to say which is meant"
+        "caption files beside the images or every image in a class folder; set kind to say which is meant (pictures: none)"
     )
 
 
@@ -207,6 +209,8 @@ def _collect(split: _Split, kind: Kind, class_names: list[str]) -> None:
             problem = _image_problem(path, suffix)
             if problem:
                 split.skip(problem, path)
+            elif kind == "pictures":
+                split.samples.append(_Sample(path, (), None))
             elif kind == "captions":
                 captioned |= _add_captioned(split, path)
             elif path.parent == split.folder:
@@ -216,8 +220,8 @@ def _collect(split: _Split, kind: Kind, class_names: list[str]) -> None:
                 split.samples.append(_Sample(path, (name,), label_of[name]))
         elif suffix in OTHER_IMAGES:
             split.skip("image type that is not JPEG, PNG or WebP", path)
-        elif kind == "class-folders" or suffix not in CAPTION_FILES:
-            split.skip("neither image nor caption", path)
+        elif kind != "captions" or suffix not in CAPTION_FILES:
+            split.skip("neither image nor caption" if kind != "pictures" else "no image", path)
     if kind == "captions":
         for path in split.files:
             if path.suffix.lower() in CAPTION_FILES and path.is_file() and path not in captioned:
@@ -355,7 +359,9 @@ class _Read:
         problem = too_large(picture) or (undecodable(picture) if self.decode else None)
         if problem:
             return Dropped(str(sample.image.relative_to(self.source)), *problem)
-        members = {EXTENSIONS[look_at(picture).format]: picture, "txt": "\n".join(sample.captions).encode()}
+        members = {EXTENSIONS[look_at(picture).format]: picture}
+        if sample.captions:
+            members["txt"] = "\n".join(sample.captions).encode()
         facts = _read_facts(sample.facts) if sample.facts else None
         if facts:
             members["json"] = json.dumps(plain(facts), ensure_ascii=False).encode(errors="backslashreplace")

@@ -18,11 +18,13 @@ from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.checkpoint.sharded import sharded_contents
 from mmclip.training.diagnostics import health
+from mmclip.training.feature_health import health_of_features, joined_features
 from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
+from mmclip_data.loading.loader import DataConfig
 from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.choosing import Choosing
@@ -37,6 +39,8 @@ from mmclip_launch.run.stopping.edge import Edge
 from mmclip_launch.run.stopping.stop_signals import StopRequest
 from mmclip_launch.screen import Screen
 
+ALWAYS = ("loss", "grad_norm", "skipped")
+"""Figures of a step that every step has."""
 Evaluate = Callable[[Progress, str | None], Mapping[str, float] | None]
 """Of the weights at a step, on all sets or on the one that is named; None where it was broken off."""
 Show = Callable[[Progress, Mapping[str, float]], None]
@@ -49,6 +53,8 @@ class Run:
 
     step: TrainStep
     loader: Loader
+    data: DataConfig
+    """With the views that its objectives need."""
     total_steps: int
     parts: Sequence[Part]
     """Its steps by picture size."""
@@ -278,23 +284,25 @@ class RunHooks:
         if not self._noted:
             return
         noted, self._noted = self._noted, []
-        names = tuple(noted[0].figures)
-        figures = self._mean_over_ranks(torch.stack([_stacked(step.figures) for step in noted]))
+        # Objectives come and go with their weights: only the last step's figures are all read.
+        always = [{name: step.figures[name] for name in ALWAYS} for step in noted]
+        figures = self._mean_over_ranks(torch.stack([_stacked(step) for step in always]))
+        (last,) = self._mean_over_ranks(_stacked(noted[-1].figures)[None])
         counts = self._sum_over_ranks(torch.tensor([[step.ids_hash, step.bad_samples] for step in noted]))
         self.bad_samples += sum(bad for _, bad in counts)
         self._ledger(noted, [values[0] for values in figures], [ids_hash for ids_hash, _ in counts])
         self.skipped.note(
             [
                 SkippedStep(step.progress, loss, grad_norm, step.ids, _chosen(step.ids, step.not_finite))
-                for step, (loss, grad_norm, skipped, *_) in zip(noted, figures, strict=True)
+                for step, (loss, grad_norm, skipped) in zip(noted, figures, strict=True)
                 if skipped
             ]
         )
         self._check_budget(noted[-1].progress)
-        self._log(noted, dict(zip(names, figures[-1], strict=True)))
+        self._log(noted, dict(zip(noted[-1].figures, last, strict=True)))
 
     def _log(self, noted: list[_Noted], last: Mapping[str, float]) -> None:
-        joined, self._newest = _joined_embeddings(self._newest), None  # a collective: on every rank
+        joined, self._newest = _joined(self._newest), None  # a collective: on every rank
         if not self.accelerator.is_main_process:
             return
         seconds = noted[-1].finished_at - self._since
@@ -306,7 +314,7 @@ class RunHooks:
             "train/data_wait_fraction": min(1.0, sum(step.data_seconds for step in noted) / seconds),
             "train/bad_samples": float(self.bad_samples),
             "train/skipped_steps": float(self.skipped.count),
-            **_health(*joined),
+            **_health(joined),
         }
         self._since = noted[-1].finished_at
         progress = noted[-1].progress
@@ -358,13 +366,19 @@ def _stacked(figures: Mapping[str, Tensor]) -> Tensor:
     return torch.stack([value.detach().to(loss).reshape(()) for value in figures.values()])
 
 
-def _joined_embeddings(report: StepReport | None) -> tuple[Tensor, Tensor]:
-    """The embeddings of the whole batch in the order of its samples, which is that of the ranks."""
+def _joined(report: StepReport | None) -> dict[str, Tensor]:
+    """Embeddings of the whole batch in the order of its samples, which is that of the ranks, and its further features."""
     assert report is not None, "a step was recorded since the last log"
-    return gather(report.image_embed), gather(report.text_embed)
+    pairs = {"image": gather(report.image_embed), "text": gather(report.text_embed)}
+    return pairs | {name: joined_features(rows) for name, rows in report.features.items()}
 
 
-def _health(image_embed: Tensor, text_embed: Tensor) -> dict[str, float]:
-    figures = health(image_embed, text_embed)
+def _health(joined: Mapping[str, Tensor]) -> dict[str, float]:
+    image_embed, text_embed, *_ = joined.values()
+    figures = health(image_embed, text_embed) if image_embed.shape[1] else {}  # of width 0 where nothing is paired
+    for name, rows in list(joined.items())[2:]:
+        figures |= {f"{name}_{figure}": value for figure, value in health_of_features(rows).items()}
+    if not figures:
+        return {}
     values = torch.stack([value.to(image_embed) for value in figures.values()]).tolist()  # one wait for the device
     return {f"health/{name}": value for name, value in zip(figures, values, strict=True)}

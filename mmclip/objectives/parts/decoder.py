@@ -33,10 +33,13 @@ class PatchDecoder(nn.Module):
     positions: Tensor
     HEAD_WIDTH = 32
 
-    def __init__(self, in_width: int, width: int, depth: int, out: int, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, in_width: int, width: int, depth: int, out: int, grid: tuple[int, int], masks: bool = True
+    ) -> None:
         super().__init__()
         self.embed = Head(nn.Linear(in_width, width))
-        self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
+        # Where nothing is hidden it would never get a gradient, and DDP waits for that of every parameter.
+        self.mask_token = nn.Parameter(torch.randn(width) * 0.02) if masks else None
         self.blocks = nn.Sequential(*[Block(width, max(1, width // self.HEAD_WIDTH)) for _ in range(depth)])
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, out)
         self.register_buffer("positions", grid_positions(width, *grid), persistent=False)  # a function of the shape
@@ -47,6 +50,7 @@ class PatchDecoder(nn.Module):
         """Of all patches, row by row; `kept` are the numbers of those that `tokens` are of, all where it is None."""
         embedded = self.embed(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         if kept is not None:
+            assert self.mask_token is not None, "built for tokens of every patch"
             hidden = self.mask_token.to(embedded.dtype).expand(len(tokens), len(self.positions), -1)
             embedded = hidden.scatter(1, kept[:, :, None].expand_as(embedded), embedded)
         return self.out(self.norm(self.blocks(embedded + self.positions)))

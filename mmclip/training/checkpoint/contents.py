@@ -15,10 +15,13 @@ from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, file_views, re
 from mmclip.training.checkpoint.files import BytesFile, File, TensorFile, written_by
 from mmclip.training.ema import WeightAverage
 from mmclip.training.module import TrainingModule
+from mmclip.training.momentum import MomentumTowers
 from mmclip.training.progress import Progress
 
 RAW_HEAD_FILE = "raw_class_head.safetensors"
 STATE_FILE, OPTIMIZER_FILE, OBJECTIVE_FILE = "training_state.json", "optimizer.safetensors", "objective.safetensors"
+MOMENTUM_FILE = "momentum_towers.safetensors"
+"""The towers that teach the trained ones as their moving average."""
 ADAPTER_FOLDER = "adapter"
 """In checkpoints of a run that trains adapters: these in peft's layout, and the weights beneath them."""
 
@@ -42,6 +45,7 @@ class Trained:
     optimizer: torch.optim.Optimizer
     ema: WeightAverage | None = None
     scaler: torch.amp.GradScaler | None = None
+    momentum: MomentumTowers | None = None
 
     @property
     def judged(self) -> TwoTower:
@@ -84,6 +88,8 @@ def contents(trained: Trained, state: TrainingState) -> list[File]:
     objective: dict[str, Tensor] = module.objective.state_dict()
     if objective:
         files.append(TensorFile(OBJECTIVE_FILE, objective))
+    if trained.momentum is not None:
+        files.append(TensorFile(MOMENTUM_FILE, trained.momentum.state()))
     return [*files, state_file(trained, state)]
 
 
@@ -120,6 +126,8 @@ def checkpoint_bytes(trained: Trained) -> int:
     weights = sum(tensor.nbytes for tensor in trained.module.state_dict().values())
     if trained.ema is not None:
         weights += sum(tensor.nbytes for tensor in trained.ema.towers.state_dict().values())
+    if trained.momentum is not None:
+        weights += sum(tensor.nbytes for tensor in trained.momentum.state().values())
     if trained.has_adapters:  # the base stands beside the sum
         weights += sum(tensor.nbytes for tensor in trained.module.towers.state_dict().values())
     return weights + 2 * sum(p.nbytes for p in trained.module.parameters() if p.requires_grad)

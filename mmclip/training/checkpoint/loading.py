@@ -11,6 +11,7 @@ from mmclip.towers.tensors import read_tensors
 from mmclip.towers.weights import RAW_WEIGHTS_FILE, WEIGHTS_FILE, fill, read_json
 from mmclip.training.checkpoint.contents import (
     ADAPTER_FOLDER,
+    MOMENTUM_FILE,
     OBJECTIVE_FILE,
     OPTIMIZER_FILE,
     RAW_HEAD_FILE,
@@ -22,6 +23,7 @@ from mmclip.training.checkpoint.contents import (
 )
 from mmclip.training.checkpoint.sharded import changes_layout, load_rows
 from mmclip.training.module import TrainingModule
+from mmclip.training.momentum import MomentumTowers
 
 
 def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
@@ -43,6 +45,8 @@ def load_checkpoint(folder: Path, trained: Trained) -> TrainingState:
     _fill_heads(trained, folder)
     if (folder / OBJECTIVE_FILE).is_file():
         trained.module.objective.load_state_dict(read_tensors(folder / OBJECTIVE_FILE))
+    if trained.momentum is not None:
+        _fill_momentum(folder, trained.momentum)
     _fill_optimizer(folder, trained.module, trained.optimizer)
     return read_state(folder, trained.scaler)
 
@@ -58,14 +62,28 @@ def _fill_heads(trained: Trained, folder: Path) -> None:
         own.load_state_dict(read_tensors(folder / RAW_HEAD_FILE))
 
 
+@torch.no_grad()
+def _fill_momentum(folder: Path, momentum: MomentumTowers) -> None:
+    path, own = folder / MOMENTUM_FILE, momentum.state()
+    saved = read_tensors(path)
+    if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in own.items()}:
+        raise UserError(f"{path} has not the weights of this run's momentum towers: it belongs to another run")
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])
+
+
 def _fill_optimizer(folder: Path, module: TrainingModule, optimizer: torch.optim.Optimizer) -> None:
     tensors = read_tensors(folder / OPTIMIZER_FILE)
     if not tensors and not read_json(folder / STATE_FILE)["progress"]["step"]:
         return  # moments come with the first step
     state: dict[int, dict[str, Any]] = {}
+    may_rest = bool(module.objective.needs.views)
     for index, (name, parameter) in enumerate(named_trained(module, optimizer)):
         state[index] = {key: tensors.pop(f"{key}.{name}", None) for key in ("step", "exp_avg", "exp_avg_sq")}
         first = state[index]["exp_avg"]
+        if may_rest and all(value is None for value in state[index].values()):
+            del state[index]  # no step so far has given it a gradient
+            continue
         if any(value is None for value in state[index].values()) or first is None or first.shape != parameter.shape:
             raise UserError(f"{folder / OPTIMIZER_FILE} has no moments that fit {name}: it belongs to another model")
         # `load_state_dict` keeps strides: moments must lie in memory as their parameter does, or the update differs.

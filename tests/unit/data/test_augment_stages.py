@@ -182,16 +182,49 @@ def test_jitter_through_the_config_equals_the_maths_of_pillow():
         assert np.array_equal(got.permute(1, 2, 0).numpy(), expected)
 
 
+def test_a_probability_of_colour_moves_no_other_draw():
+    """Each picture is either what it is with colour or what it is without, and the share is the probability."""
+    always = AugmentConfig(**{**vars(EVERYTHING), "colour": 1.0})
+    never = AugmentConfig(**{**vars(EVERYTHING), "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0})
+    sometimes = AugmentConfig(**{**vars(EVERYTHING), "colour": 0.3})
+    coloured = 0
+    for position in range(200, 400):
+        applies = uniform(0, Stream.COLOUR_CHANCE, position, 1)[0] < 0.3
+        expected = augment(picture(), SPEC, always if applies else never, 0, position)
+        assert torch.equal(augment(picture(), SPEC, sometimes, 0, position), expected)
+        coloured += applies
+    assert 40 < coloured < 80
+
+
+def test_a_blur_follows_the_side_of_the_view():
+    """At half the side that it is meant for, it is half as wide."""
+    crop = {"crop_area": (0.5, 1.0), "blur": 1.0}
+    follows = AugmentConfig(**crop, blur_sigma=(0.4, 4.0), blur_side=40)  # the shorter side of SPEC is 20
+    for position in range(5):
+        expected = augment(picture(), SPEC, AugmentConfig(**crop, blur_sigma=(0.2, 2.0)), 0, position)
+        assert torch.equal(augment(picture(), SPEC, follows, 0, position), expected)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"flip": 1.5}, {"blur": -0.1}, {"solarise": 2.0}, {"blur_sigma": (0.0, 1.0)}, {"blur_sigma": (2.0, 1.0)}],
+    [
+        {"flip": 1.5},
+        {"blur": -0.1},
+        {"solarise": 2.0},
+        {"colour": -1.0},
+        {"blur_side": 0},
+        {"blur_sigma": (0.0, 1.0)},
+        {"blur_sigma": (2.0, 1.0)},
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AugmentConfig(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"copies": 0}, {"size": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"copies": 0}, {"size": 0}, {"patch": (0, 1)}, {"share": 1.5}, {"share": 0.5, "size": 8}]
+)
 def test_impossible_views_are_refused(wrong: dict):
     with pytest.raises(ValueError, match=r"data\.views"):
         ViewConfig(**wrong)

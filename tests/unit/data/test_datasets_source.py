@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_dataset(made: Path, path: str, **settings: Any) -> HFDataset:
-    return DatasetsConfig(path=str(made / path), cache_folder=str(made / "cache"), **settings).build(())
+    return DatasetsConfig(path=str(made / path), cache_folder=str(made / "cache"), **settings).build({"json"})
 
 
 def samples(source: HFDataset) -> list[tuple[bytes, list[list[str]]]]:
@@ -120,10 +120,12 @@ def test_another_split_has_other_ids_and_rows(made: Path):
 def test_fingerprint_is_of_contents_wherever_and_however_they_lie(made: Path, tmp_path: Path):
     shutil.copy(made / "pairs.parquet", tmp_path / "moved.parquet")
     parquet = open_dataset(made, "pairs.parquet").fingerprint
-    moved = DatasetsConfig(path=str(tmp_path / "moved.parquet"), cache_folder=str(tmp_path / "cache")).build(())
+    moved = DatasetsConfig(path=str(tmp_path / "moved.parquet"), cache_folder=str(tmp_path / "cache")).build({"json"})
     assert moved.fingerprint == parquet == open_dataset(made, "saved").fingerprint
     table(first="another caption").to_parquet(str(tmp_path / "changed.parquet"))
-    changed = DatasetsConfig(path=str(tmp_path / "changed.parquet"), cache_folder=str(tmp_path / "cache")).build(())
+    changed = DatasetsConfig(path=str(tmp_path / "changed.parquet"), cache_folder=str(tmp_path / "cache")).build(
+        {"json"}
+    )
     assert changed.fingerprint != parquet
 
 
@@ -132,7 +134,9 @@ def test_fingerprint_sees_a_picture_of_another_size(made: Path, tmp_path: Path):
 
     def now() -> str:
         return (
-            DatasetsConfig(path=str(tmp_path / "listed" / "list.csv"), cache_folder=str(tmp_path)).build(()).fingerprint
+            DatasetsConfig(path=str(tmp_path / "listed" / "list.csv"), cache_folder=str(tmp_path))
+            .build({"json"})
+            .fingerprint
         )
 
     before = now()
@@ -143,7 +147,7 @@ def test_fingerprint_sees_a_picture_of_another_size(made: Path, tmp_path: Path):
 
 def test_a_missing_file_is_a_bad_sample_that_names_row_and_path(made: Path, tmp_path: Path):
     shutil.copytree(made / "listed", tmp_path / "listed")
-    source = DatasetsConfig(path=str(tmp_path / "listed" / "list.csv"), cache_folder=str(tmp_path)).build(())
+    source = DatasetsConfig(path=str(tmp_path / "listed" / "list.csv"), cache_folder=str(tmp_path)).build({"json"})
     (tmp_path / "listed" / "pictures" / "2.png").unlink()
     with pytest.raises(BadSampleError, match=r"row 2: picture .*2\.png: No such file"):
         source.read(0, 2)
@@ -169,7 +173,7 @@ def test_a_script_beside_the_data_is_not_run(tmp_path: Path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "set.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(UserError, match="cannot open it"):
-        DatasetsConfig(path=str(tmp_path / "set"), cache_folder=str(tmp_path / "cache")).build(())
+        DatasetsConfig(path=str(tmp_path / "set"), cache_folder=str(tmp_path / "cache")).build({"json"})
     assert not (tmp_path / "ran").exists()
 
 

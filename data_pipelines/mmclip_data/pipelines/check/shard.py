@@ -45,7 +45,7 @@ class ShardCheck:
     """The check of one shard; travels to each process once."""
 
     captions: tuple[str, ...] | None
-    """Fields to look in; None for those that a run would choose."""
+    """Fields to look in; None for those that a run would choose, none of them where no caption is wanted."""
     decode: bool
     index_folder: Path | None
 
@@ -68,6 +68,13 @@ class ShardCheck:
 
     def _samples(self, reader: ShardReader, bad: set[int], found: Findings) -> None:
         """What can only be told by reading: captions, and with `decode` the pictures."""
+        rows = [row for row in range(reader.index.num_samples) if row not in bad]
+        if self.captions != ():
+            self._captions(reader, rows, found)
+        if self.decode:
+            found.samples("picture cannot be decoded", "lost", _undecodable(reader, rows))
+
+    def _captions(self, reader: ShardReader, rows: Sequence[int], found: Findings) -> None:
         index = reader.index
         fields = fields_of_shards([reader]) if self.captions is None else self.captions
         without_caption = set(index.samples_without(members_of(fields)).tolist())
@@ -77,7 +84,6 @@ class ShardCheck:
             names = [(index.key(row), "has " + ", ".join(index.members(row))) for row in sorted(without_caption)]
             sought = fields if self.captions else dict.fromkeys((*CAPTION_EXTENSIONS, *fields))
             found.samples(f"no caption ({', '.join(sought)})", "lost", names)
-        rows = [row for row in range(index.num_samples) if row not in bad]
         captioned = [row for row in rows if row not in without_caption]
         found_captions: dict[str, list[Row]] = {}
         for row in captioned:
@@ -86,8 +92,6 @@ class ShardCheck:
                 found_captions.setdefault(problem[0], []).append((index.key(row), problem[1]))
         for kind, names in sorted(found_captions.items()):
             found.samples(kind, "lost", names)
-        if self.decode:
-            found.samples("picture cannot be decoded", "lost", _undecodable(reader, rows))
 
 
 def _caption_problem(reader: ShardReader, row: int, fields: Sequence[str]) -> Row | None:

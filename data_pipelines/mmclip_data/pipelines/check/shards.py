@@ -34,6 +34,8 @@ class CheckConfig:
     captions: tuple[str, ...] | None = None
     """Where captions are looked for, as in a run file's `data.captions`: members, or `json:` and a key; default: where a run
     without that would look."""
+    image_only: bool = False
+    """Look for no captions: shards for a run with `data.image_only`."""
     decode: bool = False
     """Decode every picture too."""
     index_folder: Path | None = None
@@ -96,7 +98,7 @@ def check_shards(config: CheckConfig, track: Track = quiet) -> CheckReport:
         UserError: `shards` names nothing.
     """
     tars = expand_shards(config.shards)
-    work = ShardCheck(config.captions, config.decode, config.index_folder)
+    work = ShardCheck(() if config.image_only else config.captions, config.decode, config.index_folder)
     checked = list(track(in_order(work, tars, min(len(tars), worker_count(config.workers))), len(tars), "check"))
     findings = [finding for shard in checked for finding in shard.findings]
     findings += sidecar_findings(checked) + _same_shards(checked) + _same_keys(checked, config.index_folder)

@@ -113,7 +113,7 @@ def _refuse_unknown_set(config: RunConfig) -> None:
 def _check_data(config: RunConfig, warn: Callable[[str], None]) -> int:
     """Open the training data, read the first samples of each source, and count; the samples of an epoch are returned."""
     if isinstance(config.data.source, StreamingConfig):
-        refuse_unusable_stream(config.data.source, config.data.captions, world_size())
+        refuse_unusable_stream(config.data.source, config.data.caption_fields, world_size())
         return config.data.source.samples
     opened = open_source(config.data.source, config.data.caption_fields)
     for line in refuse_unusable(opened, config.data.max_bad_fraction):

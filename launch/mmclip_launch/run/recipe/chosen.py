@@ -74,8 +74,8 @@ def training_set(data: DataConfig) -> EvalDataset:
 
 
 def dev_set(data: DataConfig, has_head: bool = False) -> tuple[EvalDatasetConfig, ...]:
-    """The evaluation set `dev` of what is held out; none where nothing is."""
-    if not data.held_out.share:
+    """The evaluation set `dev` of what is held out; none where nothing is, or where no text says what should be found."""
+    if not data.held_out.share or data.image_only:
         return ()
     usual = ZeroShotRetrieval() if data.labels.place is None else ZeroShotClassification()
     tasks: tuple[TaskConfig, ...] = (usual, ClassifierTask()) if has_head else (usual,)
