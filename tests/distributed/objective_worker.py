@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from objective_cases import CLASSES, cases
+from objective_runs import CLASSES, cases
 from safetensors.torch import save_file
 from torch import Tensor
 
