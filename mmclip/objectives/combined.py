@@ -119,15 +119,17 @@ class CombinedObjective(Objective):
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The weighted sum, each part's own loss under `NAME/loss`."""
-        losses, report, staged = [], {}, {}
+        losses, report, staged, features = {}, {}, {}, {}
         for part in self._counting(context.share):
             found = part.objective(replace(outputs, local=_own(part.name, outputs.local)), context)
-            losses.append(part.weight_at(context.share) * found.loss)
+            losses[part.name] = part.weight_at(context.share) * found.loss
             prefix = "" if part.settings is None else f"{part.name}/"
             report |= {f"{prefix}{name}": value for name, value in found.report.items()}
             report[f"{part.name}/loss"] = found.loss.detach()
             staged |= {f"{part.name}/{name}": value for name, value in found.staged.items()}
-        return ObjectiveOutput(loss=sum(losses[1:], losses[0]), report=report, staged=staged)
+            features |= {f"{prefix}{name}": rows for name, rows in found.features.items()}
+        first, *others = losses.values()
+        return ObjectiveOutput(sum(others, first), report, staged, features, losses)
 
     def on_optimizer_step(
         self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
