@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.objectives import Objective
+from mmclip.objectives import ModelShape
+from mmclip.objectives.combined import build_objective, needs_of
 from mmclip.release import create, load
 from mmclip.towers.two_tower import TwoTower
 from mmclip.training.agreement import Agreement
@@ -33,6 +35,7 @@ from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.ema import WeightAverage
 from mmclip.training.gathered import Gathered
 from mmclip.training.module import TrainingModule
+from mmclip.training.momentum import MomentumTowers
 from mmclip.training.optim import build_optimizer
 from mmclip.training.precision import Precision, allow_tf32
 from mmclip.training.progress import Progress
@@ -41,6 +44,7 @@ from mmclip.training.step import TrainStep, UpdateRule
 from mmclip.training.teacher import Teacher
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
+from mmclip_data.loading.styles import needed_views
 from mmclip_eval.report.page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.mirror.sender import Mirror
@@ -145,7 +149,7 @@ def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopReq
                 with profiling(config.profile if is_main else ProfileConfig(), folder, screen.say) as hooks.after_step:
                     if not hooks.choosing.is_over:
                         noting = edge.activity.noting
-                        progress = fit_parts(config.data, run, progress, accelerator.device, hooks, screen, noting)
+                        progress = fit_parts(run, progress, accelerator.device, hooks, screen, noting)
                 hooks.settle()
                 edge.finish()
             finally:
@@ -200,21 +204,26 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
         UserError: naming the field.
     """
     torch.manual_seed(config.seed)
-    objective: Objective = config.objective.build()
-    towers = create(config.model, objective.needs.logit_bias, config.towers)
+    needs = needs_of(config.objective, config.auxiliary)
+    towers = create(config.model, needs.logit_bias, config.towers)
     left_out = add_head(config.head, config.data, towers)
     if left_out:
         Screen(quiet=rank() > 0).warn(left_out)
     ranks = accelerator.num_processes
     micro_batches = config.accumulation.micro_batches(config.global_batch_size, ranks)
-    module = TrainingModule(towers, objective, settled(config), world_size=ranks, micro_batches=micro_batches)
+    objective = build_objective(config.objective, config.auxiliary, shape_of(towers))
+    drawn = needed_views(needs.views, towers.spec, towers.patch_size, config.data.views)
+    data = replace(config.data, views=drawn.configs)
+    module = TrainingModule(
+        towers, objective, settled(config), world_size=ranks, micro_batches=micro_batches, views=drawn.places
+    )
     if config.precision == "fp64":
         module.double()
     if config.channels_last:
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     layout = Layout(config.global_batch_size, accelerator.process_index, ranks)
     loader = build_loader(
-        config.data,
+        data,
         towers.spec,
         partial(tokenize, towers),
         layout,
@@ -231,12 +240,20 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     if not is_sharded:  # sharding brings what a device holds there, block by block
         module.to(accelerator.device)  # before the average is taken, which stays where the weights are
     ema = None if config.ema.decay is None else WeightAverage(config.ema, towers)
+    momentum = None
+    if needs.momentum is not None:
+        momentum = MomentumTowers(towers, objective.needs, drawn.places, settled(config))
     gathered = shard_run(config.sharding, module, ema, accelerator) if is_sharded else None
     optimizer = build_optimizer(config.optimizer, module)  # last, because sharded parameters are other tensors
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
-    teacher = teacher_of(objective.needs.teacher, towers, settled(config), accelerator.device)
-    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher)
-    return Run(step, loader, total_steps, parts, gathered)
+    teacher = teacher_of(needs.teacher, towers, settled(config), accelerator.device)
+    step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher, momentum)
+    return Run(step, loader, data, total_steps, parts, gathered)
+
+
+def shape_of(towers: TwoTower) -> ModelShape:
+    """What the heads of objectives are built for."""
+    return ModelShape(int(towers.model_cfg["embed_dim"]), towers.pooled_width, towers.spec.size, towers.patch_size)
 
 
 def shard_run(
@@ -280,7 +297,11 @@ def build_accelerator(config: RunConfig) -> Accelerator:
         UserError: a launcher started several processes that did not find each other.
     """
     store = meet_peers(config.peer_timeout_seconds)
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Where a view meets no caption, or an objective does not count yet, weights get no gradient, and DDP has to find that out.
+    unused = bool(needs_of(config.objective, config.auxiliary).views)
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+    )
     # Without `cpu`, Accelerate leaves the processes of a launcher on a machine without a device unaware of each other.
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     AcceleratorState._reset_state()  # a second run in one process may be on another device

@@ -14,6 +14,7 @@ from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip.objectives import ObjectiveConfig
 from mmclip.objectives.clip import ClipConfig
+from mmclip.objectives.combined import AuxiliaryConfig
 from mmclip.towers.architecture import ModelConfig
 from mmclip.towers.settings import TowersConfig
 from mmclip.training.accumulate import AccumulationConfig
@@ -92,6 +93,8 @@ class RunConfig:
     """How they compute, and which parts of them learn."""
     objective: ObjectiveConfig = field(default_factory=ClipConfig)
     """What they learn from."""
+    auxiliary: tuple[AuxiliaryConfig, ...] = ()
+    """Further objectives beside it, each an `[[auxiliary]]` table with its weight over the run."""
     head: HeadConfig = field(default_factory=HeadConfig)
     """A classifier over the classes of `data.labels`, for the objective `classify`."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from mmclip.errors import UserError
+from mmclip.objectives.base import ObjectiveNeeds
+from mmclip.objectives.combined import needs_of
 from mmclip_data.loading.augment import AugmentConfig
 from mmclip_data.loading.streaming import StreamingConfig
 from mmclip_launch.run.pairing import refuse_unpaired
@@ -19,18 +21,19 @@ def refuse_conflicts(config: "RunConfig") -> None:
     """
     _refuse_half_of_classes(config)
     refuse_unpaired(config)
+    needs = needs_of(config.objective, config.auxiliary)
     if config.objective.type == "distill" and config.image_features is not None:
         raise UserError("objective 'distill' needs pictures for the teacher, and with image_features there are none")
     if config.interpolation.alphas:
         _refuse_blind_interpolation(config)
     if config.resolution:
-        _refuse_beside_resolution(config)
+        _refuse_beside_resolution(config, needs)
     if config.image_features is not None:
-        _refuse_beside_image_features(config)
+        _refuse_beside_image_features(config, needs)
     if config.text_features is not None:
-        _refuse_beside_text_features(config)
+        _refuse_beside_text_features(config, needs)
     if config.sharding.method == "fsdp2":
-        _refuse_beside_sharding(config)
+        _refuse_beside_sharding(config, needs)
 
 
 def _refuse_blind_interpolation(config: "RunConfig") -> None:
@@ -68,11 +71,16 @@ def _refuse_half_of_classes(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_resolution(config: "RunConfig") -> None:
+def _refuse_beside_resolution(config: "RunConfig", needs: ObjectiveNeeds) -> None:
     if isinstance(config.data.source, StreamingConfig):
         raise UserError(
             "resolution: a stream would begin anew at each change of size: index the shards and use type = "
             '"tars", or remove resolution'
+        )
+    if needs.momentum is not None or any(view.tokens for view in needs.views):
+        raise UserError(
+            "resolution: momentum towers and the decoder of masked patches keep the size of the model: remove resolution, or "
+            "choose another objective"
         )
     if config.resume_open_clip is not None:
         raise UserError(
@@ -81,7 +89,7 @@ def _refuse_beside_resolution(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_image_features(config: "RunConfig") -> None:
+def _refuse_beside_image_features(config: "RunConfig", needs: ObjectiveNeeds) -> None:
     towers, data = config.towers, config.data
     changed = [name for name, value in vars(data.augment).items() if value != getattr(AugmentConfig(), name)]
     reasons = {
@@ -92,6 +100,8 @@ def _refuse_beside_image_features(config: "RunConfig") -> None:
         "resolution": bool(config.resolution),
         'data.augment_on = "device"': data.augment_on == "device",
         "data.views": bool(data.views),
+        "objectives that look at further views": bool(needs.views),
+        "objectives with momentum towers": needs.momentum is not None,
         **{f"data.augment.{name} = {getattr(data.augment, name)}": True for name in changed},
         'data.source.type = "streaming"': isinstance(data.source, StreamingConfig),
     }
@@ -104,12 +114,14 @@ def _refuse_beside_image_features(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_text_features(config: "RunConfig") -> None:
+def _refuse_beside_text_features(config: "RunConfig", needs: ObjectiveNeeds) -> None:
     towers = config.towers
     reasons = {
         "towers.lock_text = false": not towers.lock_text,
         f"towers.unlocked_text_groups = {towers.unlocked_text_groups}": towers.unlocked_text_groups > 0,
         'data.source.type = "streaming"': isinstance(config.data.source, StreamingConfig),
+        "objectives without pairs": not needs.pairs,
+        "objectives with momentum towers": needs.momentum is not None,
     }
     refused = [name for name, applies in reasons.items() if applies]
     if refused:
@@ -119,7 +131,7 @@ def _refuse_beside_text_features(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_sharding(config: "RunConfig") -> None:
+def _refuse_beside_sharding(config: "RunConfig", needs: ObjectiveNeeds) -> None:
     reasons = {
         'precision = "fp16" (each process would scale by its own gradients; take bf16)': config.precision == "fp16",
         "channels_last": config.channels_last,
@@ -129,6 +141,8 @@ def _refuse_beside_sharding(config: "RunConfig") -> None:
         "image_features": config.image_features is not None,
         "text_features": config.text_features is not None,
         "resume_open_clip": config.resume_open_clip is not None,
+        "objectives that look at further views": bool(needs.views),
+        "objectives with momentum towers": needs.momentum is not None,
     }
     refused = [name for name, applies in reasons.items() if applies]
     if refused:

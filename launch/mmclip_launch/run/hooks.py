@@ -24,6 +24,7 @@ from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
+from mmclip_data.loading.loader import DataConfig
 from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.choosing import Choosing
@@ -52,6 +53,8 @@ class Run:
 
     step: TrainStep
     loader: Loader
+    data: DataConfig
+    """With the views that its objectives need."""
     total_steps: int
     parts: Sequence[Part]
     """Its steps by picture size."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def objectives_of(config: "RunConfig") -> Sequence[Any]:
     """The configurations of all objectives of a run, the main one first."""
-    return (config.objective, *(one.objective for one in getattr(config, "auxiliary", ())))
+    return (config.objective, *(one.objective for one in config.auxiliary))
 
 
 def refuse_unpaired(config: "RunConfig") -> None:

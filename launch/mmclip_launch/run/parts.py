@@ -10,7 +10,6 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip.training.loop import Hooks, fit
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part, part_before, parts_of
-from mmclip_data.loading.loader import DataConfig
 from mmclip_data.loading.on_device import finish_on_device
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.hooks import Run
@@ -38,7 +37,6 @@ def take_size_before(run: Run, step: int) -> None:
 
 
 def fit_parts(
-    data: DataConfig,
     run: Run,
     progress: Progress,
     device: torch.device,
@@ -56,7 +54,7 @@ def fit_parts(
                 screen.warn(f"moments of {', '.join(anew)} begin anew: they are no grid of positions")
             # The lengths of captions are read while these are on the host.
             loaded = map(run.step.measured, run.loader.batches(DataPosition(progress.samples_seen)))
-            batches = noting(finish_on_device(loaded, data, run.step.module.towers.spec, device))
+            batches = noting(finish_on_device(loaded, run.data, run.step.module.towers.spec, device))
             del loaded
             progress = fit(run.step, batches, progress, part.end_step, device, hooks)
             if progress.step < part.end_step:  # an evaluation ended the run

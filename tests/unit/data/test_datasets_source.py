@@ -123,7 +123,9 @@ def test_fingerprint_is_of_contents_wherever_and_however_they_lie(made: Path, tm
     moved = DatasetsConfig(path=str(tmp_path / "moved.parquet"), cache_folder=str(tmp_path / "cache")).build({"json"})
     assert moved.fingerprint == parquet == open_dataset(made, "saved").fingerprint
     table(first="another caption").to_parquet(str(tmp_path / "changed.parquet"))
-    changed = DatasetsConfig(path=str(tmp_path / "changed.parquet"), cache_folder=str(tmp_path / "cache")).build({"json"})
+    changed = DatasetsConfig(path=str(tmp_path / "changed.parquet"), cache_folder=str(tmp_path / "cache")).build(
+        {"json"}
+    )
     assert changed.fingerprint != parquet
 
 
@@ -132,7 +134,9 @@ def test_fingerprint_sees_a_picture_of_another_size(made: Path, tmp_path: Path):
 
     def now() -> str:
         return (
-            DatasetsConfig(path=str(tmp_path / "listed" / "list.csv"), cache_folder=str(tmp_path)).build({"json"}).fingerprint
+            DatasetsConfig(path=str(tmp_path / "listed" / "list.csv"), cache_folder=str(tmp_path))
+            .build({"json"})
+            .fingerprint
         )
 
     before = now()
