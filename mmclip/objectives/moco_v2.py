@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
@@ -43,9 +43,7 @@ class MocoObjective(Objective):
         }
         return ObjectiveOutput(loss=loss, report=report, staged={"keys": key})
 
-    def on_optimizer_step(
-        self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
-    ) -> None:
+    def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's head follows, and this step's keys become negatives of the next."""
         assert self.needs.momentum is not None, "declared by the configuration"
         follow(self.teacher, self.projector, self.needs.momentum.at(context.share), skipped)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
@@ -36,9 +35,7 @@ class MocoV3Objective(Objective):
         similarity = torch.stack([F.cosine_similarity(query.detach(), key).mean() for query, key in pairs]).mean()
         return ObjectiveOutput(loss=losses[0] + losses[1], report={"view_similarity": similarity})
 
-    def on_optimizer_step(
-        self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
-    ) -> None:
+    def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's head follows the student's."""
         assert self.needs.momentum is not None, "declared by the configuration"
         follow(self.teacher, self.projector, self.needs.momentum.at(context.share), skipped)

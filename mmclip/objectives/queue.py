@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from jaxtyping import Float
 from torch import Tensor
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
@@ -75,9 +74,7 @@ class QueueObjective(Objective):
         }
         return ObjectiveOutput((to_text + to_image) / 2, report, {"image": image, "text": text})
 
-    def on_optimizer_step(
-        self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
-    ) -> None:
+    def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """This step's keys become candidates of the next."""
         labels = needed_labels(context)
         self.images.push(staged["image"], labels.image, context.step, skipped)

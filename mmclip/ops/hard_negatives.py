@@ -24,10 +24,12 @@ def hard_negative_infonce(
     """
     own = logits.masked_fill(~positive, 0).sum(1)
     count = negative.sum(1).to(logits.dtype).clamp(min=1).log()
-    only = logits.masked_fill(~negative, -torch.inf)
     alone = ~negative.any(1)
-    only = torch.where(alone[:, None], 0, only)  # finite, so that no gradient is NaN where the term is left out
-    weighed = ((1 + beta) * only).logsumexp(1) - (beta * only).logsumexp(1) + count
+    left_out = (
+        ~negative & ~alone[:, None]
+    )  # a row of minus infinities alone would give a NaN to a term that is not counted
+    weights, weighted = ((power * logits).masked_fill(left_out, -torch.inf).logsumexp(1) for power in (beta, 1 + beta))
+    weighed = weighted - weights + count
     if tau_plus:
         weighed = _debiased(weighed, own, count, scale, tau_plus)
     terms = -F.logsigmoid(own - weighed)
