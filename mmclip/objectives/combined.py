@@ -87,6 +87,12 @@ def build_objective(main: ObjectiveConfig, auxiliary: Sequence[AuxiliaryConfig],
     return own if not auxiliary else CombinedObjective(own, [(part, part.objective.build(shape)) for part in auxiliary])
 
 
+def auxiliary_names(auxiliary: Sequence[AuxiliaryConfig]) -> list[str]:
+    """What figures of each are logged under: its type, with its place behind it where there are several of one."""
+    kinds = [settings.objective.type for settings in auxiliary]
+    return [kind if kinds.count(kind) == 1 else f"{kind}_{place}" for place, kind in enumerate(kinds)]
+
+
 class CombinedObjective(Objective):
     """The weighted sum. The main objective's figures keep their names, the others' stand behind the name of theirs."""
 
@@ -94,8 +100,7 @@ class CombinedObjective(Objective):
         super().__init__()
         self.main = main
         self.auxiliary = nn.ModuleList([objective for _, objective in auxiliary])
-        kinds = [settings.objective.type for settings, _ in auxiliary]
-        names = [kind if kinds.count(kind) == 1 else f"{kind}_{place}" for place, kind in enumerate(kinds)]
+        names = auxiliary_names([settings for settings, _ in auxiliary])
         self._parts = [Part("main", main, None)]
         self._parts += [
             Part(name, objective, settings) for name, (settings, objective) in zip(names, auxiliary, strict=True)

@@ -56,10 +56,10 @@ def gradient_figures(pulls: Mapping[str, Pull], parameters: Sequence[Tensor]) ->
     """
     gradients = {name: _gradient(pull, parameters) for name, pull in pulls.items()}
     norms = {name: gradient.norm() for name, gradient in gradients.items()}
-    figures = {f"gradient_norm_{name}": norm for name, norm in norms.items()}
+    figures = {f"gradient_norm/{name}": norm for name, norm in norms.items()}
     for one, other in combinations(gradients, 2):
         lengths = (norms[one] * norms[other]).clamp(min=torch.finfo(norms[one].dtype).tiny)
-        figures[f"gradient_cosine_{one}_{other}"] = gradients[one] @ gradients[other] / lengths
+        figures[f"gradient_cosine/{one}/{other}"] = gradients[one] @ gradients[other] / lengths
     return figures
 
 
