@@ -70,7 +70,7 @@ class ByolObjective(Objective):
         cosine = mean_cosine(predicted[0], second) + mean_cosine(predicted[1], first)
         followed = (mean_cosine(projected[0], first) + mean_cosine(projected[1], second)) / 2
         report = {"prediction_cosine": cosine.detach() / 2, "teacher_cosine": followed.detach()}
-        return ObjectiveOutput(loss=4 - 2 * cosine, report=report)
+        return ObjectiveOutput(loss=4 - 2 * cosine, report=report, features={"projected": projected[0].detach()})
 
     def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's projector follows."""

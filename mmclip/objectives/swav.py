@@ -75,7 +75,8 @@ class SwavObjective(Objective):
         ]
         loss = swapped_cross_entropy(targets, scores, self.settings.temperature)
         report = {"assignment_entropy": entropy(targets), "prototype_use": used_share(targets)}
-        return ObjectiveOutput(loss=loss, report=report, staged=self.queues.staged(projected))
+        features = {"projected": projected[0].detach()}
+        return ObjectiveOutput(loss, report, self.queues.staged(projected), features)
 
     def on_optimizer_step(
         self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
