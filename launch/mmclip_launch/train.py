@@ -248,6 +248,7 @@ def assemble(config: RunConfig, accelerator: Accelerator) -> Run:
     update = UpdateRule(config.optimizer, config.schedule, total_samples, config.global_batch_size, config.seed)
     teacher = teacher_of(needs.teacher, towers, settled(config), accelerator.device)
     step = TrainStep(accelerator, module, optimizer, update, config.accumulation, ema, teacher, momentum)
+    step.compare_every = config.log_every_steps if config.auxiliary else None
     return Run(step, loader, data, total_steps, parts, gathered)
 
 

@@ -10,6 +10,7 @@ from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ModelShape, MomentumNeed, Objective, ObjectiveContext, ObjectiveNeeds, ViewNeed
 from mmclip.objectives.parts.checks import at_least
+from mmclip.objectives.parts.given import needed_momentum
 from mmclip.objectives.parts.heads import Head, predictor, projector
 from mmclip.objectives.parts.norm import Norm
 from mmclip.objectives.parts.teacher_heads import follow, teacher_of
@@ -62,15 +63,14 @@ class ByolObjective(Objective):
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The sum of both directions, from 0 (all agree) to 8; both cosines are reported."""
-        assert context.momentum is not None, "the training module has a teacher where the objective needs one"
         projected = [self.projector(view.pooled) for view in outputs.views["strong"]]
         with torch.no_grad():
-            first, second = [self.teacher_projector(view.pooled) for view in context.momentum.views["strong"]]
+            first, second = [self.teacher_projector(view.pooled) for view in needed_momentum(context).views["strong"]]
         predicted = [self.predictor(rows) for rows in projected]
         cosine = mean_cosine(predicted[0], second) + mean_cosine(predicted[1], first)
         followed = (mean_cosine(projected[0], first) + mean_cosine(projected[1], second)) / 2
         report = {"prediction_cosine": cosine.detach() / 2, "teacher_cosine": followed.detach()}
-        return ObjectiveOutput(loss=4 - 2 * cosine, report=report)
+        return ObjectiveOutput(loss=4 - 2 * cosine, report=report, features={"projected": projected[0].detach()})
 
     def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's projector follows."""

@@ -87,6 +87,12 @@ def build_objective(main: ObjectiveConfig, auxiliary: Sequence[AuxiliaryConfig],
     return own if not auxiliary else CombinedObjective(own, [(part, part.objective.build(shape)) for part in auxiliary])
 
 
+def auxiliary_names(auxiliary: Sequence[AuxiliaryConfig]) -> list[str]:
+    """What figures of each are logged under: its type, with its place behind it where there are several of one."""
+    kinds = [settings.objective.type for settings in auxiliary]
+    return [kind if kinds.count(kind) == 1 else f"{kind}_{place}" for place, kind in enumerate(kinds)]
+
+
 class CombinedObjective(Objective):
     """The weighted sum. The main objective's figures keep their names, the others' stand behind the name of theirs."""
 
@@ -94,8 +100,7 @@ class CombinedObjective(Objective):
         super().__init__()
         self.main = main
         self.auxiliary = nn.ModuleList([objective for _, objective in auxiliary])
-        kinds = [settings.objective.type for settings, _ in auxiliary]
-        names = [kind if kinds.count(kind) == 1 else f"{kind}_{place}" for place, kind in enumerate(kinds)]
+        names = auxiliary_names([settings for settings, _ in auxiliary])
         self._parts = [Part("main", main, None)]
         self._parts += [
             Part(name, objective, settings) for name, (settings, objective) in zip(names, auxiliary, strict=True)
@@ -119,15 +124,17 @@ class CombinedObjective(Objective):
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The weighted sum, each part's own loss under `NAME/loss`."""
-        losses, report, staged = [], {}, {}
+        losses, report, staged, features = {}, {}, {}, {}
         for part in self._counting(context.share):
             found = part.objective(replace(outputs, local=_own(part.name, outputs.local)), context)
-            losses.append(part.weight_at(context.share) * found.loss)
+            losses[part.name] = part.weight_at(context.share) * found.loss
             prefix = "" if part.settings is None else f"{part.name}/"
             report |= {f"{prefix}{name}": value for name, value in found.report.items()}
             report[f"{part.name}/loss"] = found.loss.detach()
             staged |= {f"{part.name}/{name}": value for name, value in found.staged.items()}
-        return ObjectiveOutput(loss=sum(losses[1:], losses[0]), report=report, staged=staged)
+            features |= {f"{prefix}{name}": rows for name, rows in found.features.items()}
+        first, *others = losses.values()
+        return ObjectiveOutput(sum(others, first), report, staged, features, losses)
 
     def on_optimizer_step(
         self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]

@@ -12,6 +12,7 @@ from mmclip.objectives.base import ModelShape, MomentumNeed, Objective, Objectiv
 from mmclip.objectives.parts.centre import Centre
 from mmclip.objectives.parts.checks import at_least, positive, shares
 from mmclip.objectives.parts.crops import GLOBAL, MultiCropConfig, crops_of
+from mmclip.objectives.parts.given import needed_momentum
 from mmclip.objectives.parts.heads import PrototypeHead, dino_head
 from mmclip.objectives.parts.teacher_heads import follow, teacher_of
 from mmclip.ops.prototypes import entropy, sharpened, swapped_cross_entropy, used_share
@@ -77,9 +78,8 @@ class DinoObjective(Objective):
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The mean cross-entropy over pairs of views; the teacher's entropy, and the loss beyond it, are reported."""
-        assert context.momentum is not None, "the training module has a teacher where the objective needs one"
         with torch.no_grad():
-            taught = [self.teacher_head(view.pooled) for view in context.momentum.views[GLOBAL]]
+            taught = [self.teacher_head(view.pooled) for view in needed_momentum(context).views[GLOBAL]]
         temperature = self.settings.teacher_temperature_at(context.share)
         targets = [sharpened(scores, self.centre.mean, temperature) for scores in taught]
         frozen = context.share < self.settings.frozen_share

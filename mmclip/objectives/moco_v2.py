@@ -40,8 +40,9 @@ class MocoObjective(Objective):
             "view_similarity": F.cosine_similarity(query.detach(), key).mean(),
             "queue_filled": self.ring.share_filled(),
             "queue_age": self.ring.mean_age(context.step),
+            "queue_agreement": self.ring.agreement(key, _pictures(context)),
         }
-        return ObjectiveOutput(loss=loss, report=report, staged={"keys": key})
+        return ObjectiveOutput(loss, report, staged={"keys": key}, features={"projected": query.detach()})
 
     def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's head follows, and this step's keys become negatives of the next."""

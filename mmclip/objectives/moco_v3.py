@@ -33,7 +33,8 @@ class MocoV3Objective(Objective):
         pairs = (queries[0], keys[1]), (queries[1], keys[0])
         losses = [batch_infonce(query, key, self.temperature) for query, key in pairs]
         similarity = torch.stack([F.cosine_similarity(query.detach(), key).mean() for query, key in pairs]).mean()
-        return ObjectiveOutput(loss=losses[0] + losses[1], report={"view_similarity": similarity})
+        report, features = {"view_similarity": similarity}, {"projected": queries[0].detach()}
+        return ObjectiveOutput(loss=losses[0] + losses[1], report=report, features=features)
 
     def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's head follows the student's."""

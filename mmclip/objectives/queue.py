@@ -71,6 +71,7 @@ class QueueObjective(Objective):
             "teacher_similarity": (outputs.image_embed.detach() * image).sum(1).mean(),
             "queue_filled": self.texts.share_filled(),
             "queue_age": self.texts.mean_age(context.step),
+            "queue_agreement": self.images.agreement(image, labels.image),
         }
         return ObjectiveOutput((to_text + to_image) / 2, report, {"image": image, "text": text})
 

@@ -56,4 +56,6 @@ class SimclrObjective(Objective):
         first, second = (self.projector(view.pooled) for view in outputs.views["strong"])
         similarity = F.cosine_similarity(first, second).mean().detach()
         loss = nt_xent(first, second, self.settings.temperature)
-        return ObjectiveOutput(loss=loss, report={"view_similarity": similarity})
+        return ObjectiveOutput(
+            loss=loss, report={"view_similarity": similarity}, features={"projected": first.detach()}
+        )

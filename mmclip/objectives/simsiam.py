@@ -52,4 +52,5 @@ class SimsiamObjective(Objective):
         """The negative mean cosine of both directions, from -1 (all agree) to 1."""
         first, second = [self.projector(view.pooled) for view in outputs.views["strong"]]
         loss = -(mean_cosine(self.predictor(first), second) + mean_cosine(self.predictor(second), first)) / 2
-        return ObjectiveOutput(loss=loss, report={"prediction_cosine": -loss.detach()})
+        report = {"prediction_cosine": -loss.detach()}
+        return ObjectiveOutput(loss=loss, report=report, features={"projected": first.detach()})

@@ -1,13 +1,18 @@
 """`swav`: tell another view's cluster, where clusters are used evenly (SwAV, Caron et al. 2020)."""
 
+from collections.abc import Mapping
 from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from mmclip.batch import ObjectiveOutput, TowerOutput
 from mmclip.config import config
 from mmclip.objectives.base import ModelShape, Objective, ObjectiveContext, ObjectiveNeeds
-from mmclip.objectives.parts.checks import at_least, positive
-from mmclip.objectives.parts.crops import GLOBAL, MultiCropConfig, crops_of
+from mmclip.objectives.parts.checks import at_least, positive, shares
+from mmclip.objectives.parts.crops import MultiCropConfig, crops_of
 from mmclip.objectives.parts.heads import Prototypes, projector
+from mmclip.objectives.parts.view_queues import ViewQueues
 from mmclip.ops.prototypes import entropy, sinkhorn, swapped_cross_entropy, used_share
 
 
@@ -24,11 +29,17 @@ class SwavConfig(MultiCropConfig):
     """How even the assignments of each single picture are; the lower, the more certain."""
     iterations: int = 3
     """Of Sinkhorn and Knopp; each brings the use of the prototypes nearer to even."""
+    queue_size: int = 0
+    """Rows of earlier batches that take part in the assignments: for global batches of fewer rows than prototypes."""
+    queue_from: float = 0.04
+    """Share of the run that is done before they do: at first features move too fast."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, out=self.out, iterations=self.iterations)
+        at_least(0, queue_size=self.queue_size)
         positive(epsilon=self.epsilon)
+        shares(queue_from=self.queue_from)
 
     @property
     def needs(self) -> ObjectiveNeeds:
@@ -50,13 +61,25 @@ class SwavObjective(Objective):
         self.needs = settings.needs
         self.projector = projector(shape.pooled, settings.hidden, settings.out, 2, settings.norm)
         self.prototypes = Prototypes(settings.out, settings.prototypes)
+        self.queues = ViewQueues(settings.queue_size, settings.out)
 
     def forward(self, outputs: TowerOutput, context: ObjectiveContext) -> ObjectiveOutput:
         """The mean cross-entropy over pairs of views, with the assignments of the large ones as targets."""
         frozen = context.share < self.settings.frozen_share
-        scores = [self.prototypes(self.projector(view.pooled), frozen) for view in crops_of(outputs)]
-        large = scores[: len(outputs.views[GLOBAL])]
-        targets = [sinkhorn(rows, self.settings.epsilon, self.settings.iterations) for rows in large]
+        projected = [self.projector(view.pooled) for view in crops_of(outputs)]
+        scores = [self.prototypes(rows, frozen) for rows in projected]
+        queued = self.queues.scores(self.prototypes) if context.share >= self.settings.queue_from else (None, None)
+        targets = [
+            sinkhorn(rows, self.settings.epsilon, self.settings.iterations, further)
+            for rows, further in zip(scores[:2], queued, strict=True)
+        ]
         loss = swapped_cross_entropy(targets, scores, self.settings.temperature)
         report = {"assignment_entropy": entropy(targets), "prototype_use": used_share(targets)}
-        return ObjectiveOutput(loss=loss, report=report)
+        features = {"projected": projected[0].detach()}
+        return ObjectiveOutput(loss, report, self.queues.staged(projected), features)
+
+    def on_optimizer_step(
+        self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Float[Tensor, ""]
+    ) -> None:
+        """This step's rows enter the queues."""
+        self.queues.push(staged, context.step, skipped)

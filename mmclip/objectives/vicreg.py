@@ -65,4 +65,5 @@ class VicregObjective(Objective):
             + weights.variance * terms.variance
             + weights.covariance * terms.covariance
         )
-        return ObjectiveOutput(loss=loss, report={name: term.detach() for name, term in terms._asdict().items()})
+        report = {name: term.detach() for name, term in terms._asdict().items()}
+        return ObjectiveOutput(loss=loss, report=report, features={"projected": first.detach()})

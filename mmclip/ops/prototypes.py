@@ -17,23 +17,21 @@ def sinkhorn(
     scores: Scores,
     epsilon: float,
     iterations: int,
-    further: Float[Tensor, "more prototype"] | None = None,
-    valid: Bool[Tensor, " more"] | None = None,
+    further: tuple[Float[Tensor, "more prototype"], Bool[Tensor, " more"]] | None = None,
 ) -> Scores:
     """Shares of each row that sum to 1 and use the prototypes evenly over all ranks (SwAV, Caron et al. 2020, section 3.1).
 
     Rows of exp(scores / epsilon) and then columns, of all ranks' rows together, are scaled in turn (Sinkhorn and Knopp).
-    `further` rows, the same on all ranks (a queue), take part where they are `valid` and are not returned. In logarithms and
+    `further` scores, the same on all ranks (a queue), take part where their mask has it and are not returned. In logarithms and
     fp32 or fp64: in fp16 exp(1 / .05) is infinite, and differences below exp(-88) would vanish in any precision of 8 bits.
     """
     with without_autocast(scores.device):
         dtype = compute_dtype(scores)
         own = scores.to(dtype) / epsilon
-        queue = own[:0] if further is None else further.to(dtype) / epsilon
-        unused = None if valid is None else ~valid[:, None]
+        queue, valid = (own[:0], own[:0, 0].bool()) if further is None else (further[0].to(dtype) / epsilon, further[1])
         for _ in range(iterations):
-            counted = queue if unused is None else queue.masked_fill(unused, -torch.inf)
-            column = torch.logaddexp(_logsumexp_of_ranks(own), counted.logsumexp(dim=0))
+            counted = queue.masked_fill(~valid[:, None], -torch.inf).logsumexp(dim=0)
+            column = torch.logaddexp(_logsumexp_of_ranks(own), counted)
             own, queue = ((rows - column).log_softmax(dim=1) for rows in (own, queue))
         return own.softmax(dim=1)
 

@@ -98,18 +98,24 @@ def _is_weight(saved: Tensor) -> bool:
     return isinstance(saved, nn.Parameter) or isinstance(saved._base, nn.Parameter)
 
 
+def unchanged(output: ObjectiveOutput, whole: TowerOutput, last: TowerOutput) -> ObjectiveOutput:
+    """A look that adds nothing."""
+    return output
+
+
 def accumulate(
     micros: Sequence[Micro],
     encode: Callable[[Micro], TowerOutput],
     objective: Callable[[TowerOutput], ObjectiveOutput],
     backward: Callable[[Tensor], Any],
     budget: GraphBudget,
+    look: Callable[[ObjectiveOutput, TowerOutput, TowerOutput], ObjectiveOutput] = unchanged,
 ) -> tuple[TowerOutput, ObjectiveOutput]:
     """Leave the gradient of the whole batch in `.grad` of every parameter; the embeddings and the loss are returned.
 
     `encode` must give the same embeddings each time that it is called with a micro-batch, under `no_grad` or not. `backward`
     takes the loss, scaled as the caller likes. The order in which gradients are added, the last micro-batch first, does not
-    depend on how many graphs are kept.
+    depend on how many graphs are kept. `look` sees the loss, what it was taken over and the last micro-batch with its graph.
     """
     first_kept = len(micros) - budget.kept(len(micros))
     with torch.no_grad():
@@ -117,7 +123,7 @@ def accumulate(
     kept = [budget.counted(lambda micro=micro: encode(micro)) for micro in micros[first_kept:]]
     whole = _joined([*parts, *kept])
     parts.clear()  # joined, they would be held twice
-    output = objective(whole)
+    output = look(objective(whole), whole, kept[-1])
     backward(output.loss)
     size = len(kept[0].image_embed)
     gradients = {name: row.grad.split(size) for name, row in whole.rows().items() if row.grad is not None}

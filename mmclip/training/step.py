@@ -4,6 +4,7 @@ import gc
 import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from mmclip.objectives import ObjectiveContext
 from mmclip.ops.shards import local, whole
 from mmclip.randomness import step_seed
 from mmclip.towers.patches import Grid
-from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate
+from mmclip.training.accumulate import AccumulationConfig, GraphBudget, accumulate, unchanged
 from mmclip.training.checkpoint.contents import Trained
 from mmclip.training.ema import WeightAverage
+from mmclip.training.gradient_cosine import compared, compared_in_last
 from mmclip.training.module import TrainingModule
 from mmclip.training.momentum import MomentumTowers, part_of
 from mmclip.training.optim import OptimizerConfig
@@ -81,6 +83,8 @@ class TrainStep:
         self.scaler = build_scaler(module.precision, accelerator.device)
         self.trained = Trained(module, optimizer, ema, self.scaler, momentum)
         """What a checkpoint holds."""
+        self.compare_every: int | None = None
+        """Steps from one comparison of the gradients of several objectives to the next; None: never."""
 
     def release(self) -> None:
         """Let the wrapper go, before the process group is destroyed.
@@ -160,6 +164,7 @@ class TrainStep:
             metrics={**output.report, "logit_scale": whole(self.module.towers.logit_scale.detach())[0].exp()},
             image_embed=embedded.image_embed.detach(),
             text_embed=embedded.text_embed.detach(),
+            features={**_pooled(embedded), **output.features},
         )
 
     def _gradients(self, batch: ImageTextBatch, context: ObjectiveContext) -> tuple[TowerOutput, ObjectiveOutput]:
@@ -170,6 +175,7 @@ class TrainStep:
         if len(micros) == 1:
             torch.manual_seed(seeds[0])
             embedded, output = self.wrapped(batch, context, dropped)
+            output = compared(output, self.module.towers) if self._compares(context.step) else output
             self.scaler.scale(output.loss).backward()
             return embedded, output
 
@@ -189,10 +195,15 @@ class TrainStep:
                 lambda whole: self.module.objective(whole, context),
                 lambda loss: self.scaler.scale(loss).backward(),
                 self.budget,
+                partial(compared_in_last, towers=self.module.towers) if self._compares(context.step) else unchanged,
             )
         if not self.is_sharded:  # there each backward has averaged what it left
             average_gradients(list(self.module.parameters()))
         return embedded, output
+
+    def _compares(self, step: int) -> bool:
+        """Whether the step is one whose objectives are compared; sharded, the weights of a block are nowhere whole."""
+        return self.compare_every is not None and not self.is_sharded and (step + 1) % self.compare_every == 0
 
     def _update(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Clip and update, on all ranks or on none: where the loss or a gradient is not finite, every weight stays.
@@ -215,6 +226,12 @@ class TrainStep:
     def _seed(self, step: int, micro: int) -> int:
         """Dropout, where a tower has it, replays after a resume and at a second pass: its seed is a function of the step."""
         return step_seed(self.rule.seed, step, self.accelerator.process_index * self.micro_batches + micro)
+
+
+def _pooled(embedded: TowerOutput) -> dict[str, Tensor]:
+    """What the image tower pools of the first of the views, where there are any."""
+    first = next(iter(embedded.views.values()), None)
+    return {} if first is None else {"pooled": first[0].pooled.detach()}
 
 
 def _rows_not_finite(embedded: TowerOutput) -> Bool[Tensor, " batch"]:

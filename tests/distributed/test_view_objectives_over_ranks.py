@@ -19,7 +19,7 @@ CASES = {
     "vicreg with batch norm",
     "swav",
 }
-CASES |= {"dino", "masked", "masked, noise", "masked, teacher's tokens"}
+CASES |= {"swav with a queue", "dino", "masked", "masked, noise", "masked, teacher's tokens"}
 
 Answers = dict[int, dict[str, Tensor]]
 

@@ -40,6 +40,7 @@ CASES: dict[str, Any] = {
     "vicreg": VicregConfig(hidden=9, out=5),
     "vicreg with batch norm": VicregConfig(hidden=9, out=5, norm="batch"),
     "swav": SwavConfig(hidden=9, out=5, prototypes=7, local_views=2),
+    "swav with a queue": SwavConfig(hidden=9, out=5, prototypes=7, local_views=0, queue_size=16),
     "dino": DinoConfig(hidden=9, bottleneck=5, prototypes=7, local_views=2),
     "masked": MaskedConfig(width=8, depth=1),
     "masked, noise": MaskedConfig(width=8, depth=1, corruption="noise"),

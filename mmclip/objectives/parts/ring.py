@@ -5,7 +5,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmclip.errors import UserError
-from mmclip.ops.gather import all_gather
+from mmclip.ops.gather import all_gather, all_sum
+
+LOOKED_AT = 64
+"""Keys of a rank that are looked for in the queue: of more, the comparison would cost what the loss does."""
 
 
 class Ring(nn.Module):
@@ -55,6 +58,20 @@ class Ring(nn.Module):
     def share_filled(self) -> Float[Tensor, ""]:
         """0 at the start, 1 once every row holds a key; 1 for a ring without rows."""
         return self.count.to(self.keys.dtype) / self.capacity if self.capacity else self.keys.new_ones(())
+
+    @torch.no_grad()
+    def agreement(self, keys: Float[Tensor, "batch embed"], labels: Int[Tensor, "batch factor"]) -> Float[Tensor, ""]:
+        """Mean cosine of a few of this step's keys with the queued ones of the same pictures; NaN where none came again.
+
+        How stale the queue is, at no forward: 1 where the teacher makes of a picture what it made of it then. Two drawings of
+        one picture differ too, so that a fresh queue has less than 1. Keys have length 1; the last factor names the picture,
+        and a queue that is shorter than an epoch holds no picture twice.
+        """
+        asked = slice(0, LOOKED_AT)
+        same = self.filled() & (self._fitted(labels)[asked, -1, None] == self.labels[None, :, -1])
+        cosines = keys[asked].to(self.keys.dtype) @ self.keys.T
+        found = all_sum(torch.stack([(cosines * same).sum(), same.sum().to(cosines.dtype)]))
+        return found[0] / found[1]
 
     def others(self, labels: Int[Tensor, "batch factor"]) -> Bool[Tensor, "batch capacity"]:
         """Which rows are keys of another sample than each of the batch: they agree in no factor."""

@@ -1,73 +1,19 @@
 """Alarms: what in the figures of a run asks for a person, said once when it begins and again only after it was over.
 
 State is a function of the logged figures alone, so a resumed run takes it back by reading `metrics.jsonl` again.
-"Ours" beside a threshold means: chosen on the healthy runs of the launch configs (docs/log.md), which stay clear of it.
 """
 
 import json
-import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from mmclip.training.progress import Progress
-from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.records import pair_alarms, view_alarms
+from mmclip_launch.run.records.alarm_rule import Expected, Figures, Rule
 
 ALARMS = "alarms.jsonl"
-MODALITIES = ("image", "text")
-
-SETTLING_STEPS = 100
-"""Steps after the warmup before a space is judged. Ours: from scratch it shrinks first (std .1 to .2 at step 20 of 207) and
-then spreads (.5 at step 45 with `clip`, 65 with `siglip`), while the loss waits at chance."""
-STD_COLLAPSED, STD_FINE = 0.5, 0.6
-"""Spread, about 1 for rows all over the sphere. Proposed with the figures themselves; ours: .69 and more once settled."""
-TOP_1_NO_COLLAPSE = 0.5
-"""A narrow cone that tells half of its pairs apart is no collapse: released CLIP weights on pictures of one kind. Ours."""
-RANK_COLLAPSED, RANK_FINE = 1.5, 2.0
-"""Uncentred effective rank: 1 where all rows are one; two captions with a cosine of .7 reach 1.8."""
-UNIFORMITY_COLLAPSED, UNIFORMITY_FINE = -0.1, -0.3
-"""0 where all rows are one; -3.9 on the sphere. -.1 is a spread of .16."""
-RANK_KEPT, RANK_KEPT_FINE = 0.7, 0.8
-"""Share of its maximum that the effective rank must keep: the alarm at a loss of 30 % was proposed with RankMe."""
-RANK_WINDOW = 5
-"""Logs whose median stands for the rank: one batch of 128 alone varies by a tenth. Ours."""
-CHANCE_MARGIN, CHANCE_FINE = 1e-3, 2e-2
-"""How far below that of guessing a loss must be."""
-CLAMP_SHARE, CLAMP_FINE = 0.999, 0.99
-"""Share of the clamp at which the scale counts as clamped; rounding through its logarithm costs the last digits."""
-SPIKE, SPIKE_FINE = 10.0, 3.0
-"""Gradient norm over its running median. Ours: healthy runs stay below 1.3 once settled."""
-SPIKE_WINDOW, SPIKE_HISTORY = 50, 10
-"""Logs in that median, and the fewest that make one."""
-WAITING, WAITING_FINE = 0.5, 0.3
-"""Share of time spent waiting for data. Above a half, more loader processes are the cheapest speed there is."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a run's figures are held against."""
-
-    settled_after: int
-    """Samples seen before the embedding space, the loss and the gradient are judged."""
-    chance_loss: float | None
-    """Loss of a model that cannot tell any pair from another; None where the objective has no such figure."""
-    max_logit_scale: float
-    max_grad_norm: float | None
-    workers: int
-
-    @classmethod
-    def of(cls, config: RunConfig, total_steps: int) -> "Expected":
-        """What the configuration of a run promises."""
-        batch = config.global_batch_size
-        return cls(
-            settled_after=config.schedule.warmup(total_steps * batch) + SETTLING_STEPS * batch,
-            chance_loss=chance_loss(config.objective.type, batch),
-            max_logit_scale=config.optimizer.max_logit_scale,
-            max_grad_norm=config.optimizer.max_grad_norm,
-            workers=config.data.workers,
-        )
+RULES: tuple[type[Rule], ...] = (*pair_alarms.RULES, *view_alarms.RULES)
 
 
 @dataclass(frozen=True)
@@ -78,187 +24,6 @@ class Alarm:
     samples_seen: int
     alarm: str
     message: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Between `bad` and `fine` lies a band in which nothing changes, so that a figure on a threshold speaks once."""
-
-    bad: bool
-    fine: bool
-    message: str = ""
-
-
-class Figures(dict[str, float]):
-    """One logged line. A figure that is missing is NaN, which is neither bad nor fine."""
-
-    def __missing__(self, name: str) -> float:
-        return math.nan
-
-
-class Rule:
-    """Speaks when `patience` verdicts in a row are bad, then is silent until one is fine."""
-
-    name: str
-    patience = 1
-    waits_to_settle = True
-
-    def __init__(self, expected: Expected) -> None:
-        self.expected = expected
-        self.raised = False
-        self.bad_in_a_row = 0
-
-    def judge(self, figures: Figures) -> Verdict:
-        """The verdict on one logged line; called for each line in turn."""
-        raise NotImplementedError
-
-    def read(self, figures: Figures) -> str | None:
-        """The message at the onset, else None."""
-        verdict = self.judge(figures)
-        self.bad_in_a_row = self.bad_in_a_row + 1 if verdict.bad else 0
-        if self.raised:
-            self.raised = not verdict.fine
-            return None
-        self.raised = self.bad_in_a_row >= self.patience
-        return verdict.message if self.raised else None
-
-
-class Collapse(Rule):
-    """Different samples get nearly the same embedding: by any of three figures, because each misses a case."""
-
-    name = "collapse"
-    patience = 3
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Bad by any sign in either modality, fine by all of them in both."""
-        cone = figures["train/in_batch_top_1"] > TOP_1_NO_COLLAPSE
-        signs, fine = [], True
-        for modality in MODALITIES:
-            std, rank, uniformity = (figures[f"health/{modality}_{n}"] for n in ("std", "effective_rank", "uniformity"))
-            if std < STD_COLLAPSED and not cone:
-                signs.append(f"{modality} std {std:.2f} (healthy: about 1)")
-            elif rank < RANK_COLLAPSED:
-                signs.append(f"{modality} effective rank {rank:.1f}")
-            elif uniformity > UNIFORMITY_COLLAPSED:
-                signs.append(f"{modality} uniformity {uniformity:.2f} (healthy: below -1)")
-            fine &= (std > STD_FINE or cone) and rank > RANK_FINE and uniformity < UNIFORMITY_FINE
-        message = (
-            f"{', '.join(signs)}: collapse, different samples get nearly the same embedding; "
-            "look whether pictures and captions differ, then lower optimizer.lr or lengthen the warmup"
-        )
-        return Verdict(bool(signs), fine, message)
-
-
-class RankDrop(Rule):
-    """The space loses dimensions.
-
-    By the smaller rank of the two modalities: with ten different captions the image rank must fall to theirs.
-    """
-
-    name = "rank_drop"
-
-    def __init__(self, expected: Expected) -> None:
-        super().__init__(expected)
-        self.recent: deque[float] = deque(maxlen=RANK_WINDOW)
-        self.highest = 0.0
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Compare the median of the recent logs with its own maximum."""
-        rank = min(figures[f"health/{modality}_effective_rank"] for modality in MODALITIES)
-        if math.isfinite(rank):
-            self.recent.append(rank)
-        if len(self.recent) < RANK_WINDOW:
-            return Verdict(bad=False, fine=False)
-        now = median(self.recent)
-        self.highest = max(self.highest, now)
-        message = (
-            f"effective rank {now:.1f}, down from {self.highest:.1f}: the embeddings use fewer dimensions than before; "
-            "if scores fall too, lower optimizer.lr and go back to an earlier checkpoint"
-        )
-        return Verdict(now < RANK_KEPT * self.highest, now > RANK_KEPT_FINE * self.highest, message)
-
-
-class AtChance(Rule):
-    """The loss is that of guessing."""
-
-    name = "loss_at_chance"
-    patience = 3
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Compare with the loss of a model that tells no pair from another."""
-        loss = figures["train/loss"]
-        chance = math.nan if self.expected.chance_loss is None else self.expected.chance_loss
-        message = (
-            f"loss {loss:.3f} is no better than guessing ({chance:.3f}): nothing is learned; "
-            "look whether captions belong to their pictures, then try another optimizer.lr"
-        )
-        return Verdict(loss > chance - CHANCE_MARGIN, loss < chance - CHANCE_FINE, message)
-
-
-class ScaleClamped(Rule):
-    """The temperature has reached its limit."""
-
-    name = "logit_scale_clamped"
-    patience = 10
-    waits_to_settle = False
-
-    def __init__(self, expected: Expected) -> None:
-        super().__init__(expected)
-        # Weights that come from a finished training may start there, and that is no news.
-        self.raised = True
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Compare with the clamp of the configuration."""
-        scale, clamp = figures["train/logit_scale"], self.expected.max_logit_scale
-        message = (
-            f"logit scale at its clamp of {clamp:g} for {self.patience} logs: the model may not grow more certain; "
-            "normal late in a long run, else look for duplicates or lower optimizer.lr"
-        )
-        return Verdict(scale >= CLAMP_SHARE * clamp, scale < CLAMP_FINE * clamp, message)
-
-
-class GradientSpike(Rule):
-    """One gradient stands far above the recent ones."""
-
-    name = "gradient_spike"
-
-    def __init__(self, expected: Expected) -> None:
-        super().__init__(expected)
-        self.recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Compare with the running median, which the spike itself then joins."""
-        norm = figures["train/grad_norm"]
-        usual = median(self.recent) if len(self.recent) >= SPIKE_HISTORY else math.nan
-        if math.isfinite(norm):
-            self.recent.append(norm)
-        limit = self.expected.max_grad_norm
-        clipped = "it was not clipped, set optimizer.max_grad_norm" if limit is None else f"it was clipped to {limit:g}"
-        message = (
-            f"gradient norm {norm:.3g}, {norm / usual:.0f} times the usual {usual:.3g}: {clipped}; "
-            "if this comes again, lower optimizer.lr or optimizer.beta2"
-        )
-        return Verdict(norm > SPIKE * usual, norm < SPIKE_FINE * usual, message)
-
-
-class Starving(Rule):
-    """Training waits for data."""
-
-    name = "data_starvation"
-    patience = 5
-    waits_to_settle = False
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Judge the share of time that went into waiting."""
-        share = figures["train/data_wait_fraction"]
-        message = (
-            f"{share:.0%} of the time goes into waiting for data: raise data.workers (now {self.expected.workers}), "
-            "or read from a faster disk"
-        )
-        return Verdict(share > WAITING, share < WAITING_FINE, message)
-
-
-RULES: tuple[type[Rule], ...] = (Collapse, RankDrop, AtChance, ScaleClamped, GradientSpike, Starving)
 
 
 class Monitor:
@@ -284,13 +49,3 @@ class Monitor:
             if "train/loss" in entry:  # lines of scores hold no figure that is watched
                 step, samples_seen = entry.pop("step"), entry.pop("samples_seen")
                 self.read(Progress(step, samples_seen), {name: float(value) for name, value in entry.items()})
-
-
-def chance_loss(objective: str, global_batch_size: int) -> float | None:
-    """Loss of equal logits: ln N for `clip`; for `siglip`, N pairs of N^2 are positive and the bias has learned that share."""
-    n = global_batch_size
-    if objective == "clip":
-        return math.log(n)
-    if objective == "siglip":
-        return math.log(n) + (n - 1) * math.log(n / (n - 1)) if n > 1 else 0.0
-    return None

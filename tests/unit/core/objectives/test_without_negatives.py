@@ -31,6 +31,7 @@ CONFIGS: dict[str, Any] = {
     "simsiam, batch norm": SimsiamConfig(hidden=9, out=5, bottleneck=3, norm="batch"),
     "vicreg": VicregConfig(hidden=9, out=5),
     "swav": SwavConfig(hidden=9, out=5, prototypes=7, local_views=2),
+    "swav with a queue": SwavConfig(hidden=9, out=5, prototypes=7, local_views=0, queue_size=20),
     "dino": DinoConfig(hidden=9, bottleneck=5, prototypes=7, local_views=2),
     "dino without small crops": DinoConfig(hidden=9, bottleneck=5, prototypes=7, local_views=0, norm="layer"),
 }
@@ -119,7 +120,7 @@ def test_every_parameter_that_learns_gets_a_gradient(config: Any, share: float):
     learning = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
     assert [name for name, weight in learning.items() if weight.grad is None] == []
     still = {name for name, weight in learning.items() if not weight.grad.any()}
-    assert still == {name for name in learning if "prototypes" in name and share == 0}
+    assert still == {name for name in learning if "prototypes" in name and share == 0}, still
 
 
 @every
@@ -175,8 +176,9 @@ def test_a_skipped_step_moves_nothing_and_another_moves_teacher_and_centre(confi
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
     objective.on_optimizer_step(staged, given, GO)
     moved = {name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {name for name in before if "teacher" in name or "centre" in name}
-    for name in moved - {"centre.mean"}:
+    state = {name for name in before if any(part in name for part in ("teacher", "centre", "queues"))}
+    assert moved == {name for name in state if "labels" not in name}
+    for name in (name for name in moved if "teacher" in name):
         momentum = 1 - 0.004 * 0.5  # half of the run is done
         source = name.replace("teacher_head", "head").replace("teacher_projector", "projector")
         assert torch.allclose(before[source] - objective.state_dict()[name], torch.tensor(momentum).double(), atol=1e-7)
@@ -238,6 +240,23 @@ def test_vicreg_swav_and_dino_equal_lightlys_on_their_heads():
     assert found.loss.item() == pytest.approx(expected.item(), rel=1e-6)  # lightly's .07 is fp32
     objective.on_optimizer_step(found.staged, given, GO)
     assert torch.allclose(objective.centre.mean, theirs.center.flatten().double(), atol=1e-12)
+
+
+def test_rows_of_earlier_batches_take_part_in_the_assignments():
+    """lightly's loss with a queue, of which only the filled rows count; one of each large view, the newest 20 rows."""
+    objective = built(CONFIGS["swav with a queue"])
+    pushed: list[list[Tensor]] = [[], []]
+    for number in range(4):
+        seen = views(objective, seed=number)
+        large = [objective.projector(copy).detach() for copy in seen["global"]]
+        early, found = (objective(output(seen), context(objective, share)) for share in (0.03, 0.5))
+        scores = [objective.prototypes(rows) for rows in large]
+        assert early.loss.item() == pytest.approx(SwaVLoss()(scores, []).item(), rel=1e-9)
+        queued = [objective.prototypes(torch.cat(rows)[-20:]) for rows in pushed] if number else None
+        assert found.loss.item() == pytest.approx(SwaVLoss()(scores, [], queued).item(), rel=1e-9)
+        objective.on_optimizer_step(found.staged, context(objective), GO)
+        for rows, new in zip(pushed, large, strict=True):
+            rows.append(new)
 
 
 def test_a_temperature_warms_up_on_a_line():
