@@ -12,7 +12,7 @@ from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.hooks import RunHooks
-from mmclip_launch.run.records import alarms
+from mmclip_launch.run.records import alarm_rule
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator, train
@@ -80,7 +80,7 @@ def test_a_log_line_tells_the_health_of_its_last_step_and_keeps_no_other(tmp_pat
 def test_a_collapse_is_said_once_and_a_resumed_run_writes_the_same_alarms(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(alarms, "SETTLING_STEPS", 0)
+    monkeypatch.setattr(alarm_rule, "SETTLING_STEPS", 0)
     settings = config(tmp_path, "--log_every_steps", "1", "--optimizer.lr", "0.05", "--objective.type", objective)
     folder = train(settings)
     unbroken = (folder / "alarms.jsonl").read_text()
