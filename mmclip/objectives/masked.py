@@ -91,9 +91,10 @@ class MaskedObjective(Objective):
         (view,) = outputs.views[VIEW]
         assert view.tokens is not None, "asked for in `needs`"
         found = self.decoder(view.tokens, view.kept)
-        if momentum is None:
+        if self.settings.target == "pixels":
             target = normalised_patches(patches_of(pixels[VIEW][0], self.patch_size))
             return {VIEW: mean_of_hidden(squared_error(found, target), view.kept)}
+        assert momentum is not None, "the training module has a teacher where the objective needs one"
         tokens = momentum.views[VIEW][0].tokens
         assert tokens is not None, "the teacher gives what the student was asked for"
         target = F.layer_norm(tokens.detach().to(compute_dtype(tokens)), tokens.shape[-1:])

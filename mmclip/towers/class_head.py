@@ -59,6 +59,6 @@ def load_head(folder: Path) -> ClassHead | None:
         raise UserError(f"{path} is no class head of mmclip ({error}): copy it again from where it is whole") from error
     if weight.ndim != 2 or weight.shape[0] != len(names) or bias.shape != weight.shape[:1]:
         raise UserError(f"{path}: {len(names)} classes, weights {list(weight.shape)} and biases {list(bias.shape)}")
-    head = ClassHead(names, weight.shape[1])
+    head = ClassHead(names, weight.shape[1]).to(weight.dtype)
     head.fill(weight, bias)
     return head

@@ -1,4 +1,4 @@
-"""Run under python: every loss on the slices of 1, 2 and 3 gloo ranks, and in one process without a process group.
+"""Run under python: every loss and objective on the slices of 1, 2 and 3 gloo ranks, and in one process without a group.
 
 All processes are forked from this one, so torch is imported once. Argument: the folder for the answers, of which each number
 of ranks writes one file; 0 is the one process.
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from objective_cases import answers_of
 from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
 from torch import Tensor
@@ -147,7 +148,7 @@ def work(number: int, ranks: int, folder: Path) -> None:
     answers = {}
     for name, run in cases():
         answers |= outcome(name, run)
-    answers |= peers_flags()
+    answers |= peers_flags() | answers_of()
     if number == 0:
         save_file({name: value.contiguous() for name, value in answers.items()}, folder / f"{ranks}.safetensors")
     if ranks:

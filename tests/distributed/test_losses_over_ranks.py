@@ -44,6 +44,29 @@ def test_any_number_of_ranks_gives_the_loss_and_gradients_of_one_process(
         assert float((found[name] - expected).abs().max()) <= 1e-9 * max(float(expected.abs().max()), 1e-3), name
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_gives_the_objectives_of_one_process(answers: Answers, ranks: int):
+    """Three steps of each: loss, figures, gradients of features and of heads, and the state that is left (queue, teacher)."""
+    found, alone = answers[ranks], answers[0]
+    names = [name for name in alone if name.startswith("objective")]
+    assert {name for name in found if name.startswith("objective")} == set(names)
+    assert len({name.split(" / ")[1] for name in names}) >= 17
+    for name in names:
+        error = float((found[name] - alone[name]).abs().max()) if alone[name].numel() else 0.0
+        assert error <= 1e-9 * max(float(alone[name].abs().amax()) if alone[name].numel() else 0.0, 1e-3), name
+
+
+@pytest.mark.parametrize("case", ["moco", "queue", "simclr", "triplet, all", "hard_negatives"])
+def test_the_objectives_that_are_compared_have_a_gradient_and_a_queue_that_is_full(answers: Answers, case: str):
+    """Else equality would say nothing."""
+    at_the_end = {name.split(" / ")[-1]: value for name, value in answers[0].items() if f"/ {case} / step 2 /" in name}
+    gradients = [value for name, value in at_the_end.items() if name.startswith("gradient") and value.any()]
+    assert gradients
+    if "queue_filled" in at_the_end:
+        assert at_the_end["queue_filled"] == 1
+        assert at_the_end["queue_age"] == pytest.approx((12 * 1 + 8 * 2) / 20)
+
+
 def norm_and_cosine(found: Tensor, alone: Tensor) -> list[tuple[float, float]]:
     """Of the gradient of the image tower and of the text tower, against one process."""
     pairs = [(a.flatten(), b.flatten()) for a, b in zip(found, alone, strict=True)]

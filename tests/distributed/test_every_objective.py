@@ -1,0 +1,76 @@
+"""What holds for every objective of the registry; the cases are generated from it, so a new one is held to it too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from objective_runs import cases
+from safetensors.torch import load_file
+
+from mmclip.release import load
+
+pytestmark = pytest.mark.xdist_group("every objective")  # one worker makes what the tests share, once
+
+WORKER = Path(__file__).with_name("objective_worker.py")
+BIN = Path(sys.executable).parent
+LAUNCHERS = {
+    "one": [sys.executable],
+    "two": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"],
+    "three": [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "3"],
+}
+SLICES = {"micro-batches": "one", "two ranks": "two", "three ranks": "three"}
+"""How the same batch is cut, and where the answers are."""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each number of processes."""
+    folders = {}
+    for name, command in LAUNCHERS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        done = subprocess.run(
+            [*command, str(WORKER), str(folders[name])],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folders
+
+
+@pytest.mark.parametrize("cut", SLICES)
+@pytest.mark.parametrize("case", cases())
+def test_a_batch_in_slices_teaches_what_the_whole_batch_teaches(answers: dict[str, Path], case: str, cut: str):
+    """Gradients and figures of three steps, and then weights, moments, heads, queues, centres and teachers."""
+    whole = load_file(answers["one"] / f"{case}.safetensors")
+    sliced = load_file(answers[SLICES[cut]] / f"{case}{' in pieces' if cut == 'micro-batches' else ''}.safetensors")
+    assert sliced.keys() == whole.keys()
+    assert any(name.startswith("step 0 towers.") for name in whole)
+    for name, expected in whole.items():
+        scale = expected.abs().max().item() if expected.is_floating_point() else 0
+        # Moments and weights after Adam's division, which a gradient of nearly nothing makes as large as any.
+        bound = 1e-6 if name.startswith("state ") or not name.startswith("step 0") else 1e-9
+        torch.testing.assert_close(sliced[name], expected, rtol=bound, atol=bound * scale + 1e-15, msg=f"{case}: {name}")
+
+
+@pytest.mark.parametrize("case", cases())
+def test_the_released_model_holds_no_head_and_opens_in_open_clip(answers: dict[str, Path], case: str):
+    folder = answers["one"] / f"saved {case}"
+    stock = open_clip.create_model(f"local-dir:{folder}").eval()
+    ours = load(str(folder))
+    assert set(load_file(folder / "open_clip_model.safetensors")) == set(stock.state_dict())
+    pictures = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = stock.encode_image(pictures)
+        assert isinstance(expected, torch.Tensor)
+        torch.testing.assert_close(ours.eval().encode_image(pictures), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_process_keeps_its_state_in_a_pass_and_its_bits_over_a_resume(answers: dict[str, Path]):
+    """Asked by the worker itself, of each case, before it ends with 0; this is where it is counted."""
+    assert all((answers["one"] / f"saved {case}" / "training_state.json").is_file() for case in cases())
