@@ -1,24 +1,16 @@
 """The curves of a run, by chapter; a curve stands only where its figures were logged."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmclip_eval.report.figures import Line, Mark, Reference, curve, twin_curve
+from mmclip_eval.report.cards import STEP, Card, Drawn
+from mmclip_eval.report.figures import Line, Mark, Reference, twin_curve
 from mmclip_eval.report.history import History, Points
 from mmclip_eval.report.metric_words import words_of
+from mmclip_eval.report.view_curves import draw_features, draw_objectives, is_of_objective
 
-STEP = "optimizer step"
 DRAWN_ALARMS = 8
-
-
-@dataclass(frozen=True)
-class Card:
-    """A drawing and the sentence that says how to read it."""
-
-    svg: str
-    caption: str = ""
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,9 +35,15 @@ def chapters(history: History) -> list[Chapter]:
             tuple(_scores(history, marks)),
         ),
         Chapter(
+            "objectives",
+            "Objectives",
+            "What objectives over views say of themselves: their prototypes, teachers and queues, and how they go together.",
+            tuple(draw_objectives(history, marks)),
+        ),
+        Chapter(
             "health",
             "Health",
-            "Of the embeddings of each logged batch. No single figure tells whether a model collapses, so there are several.",
+            "Of the embeddings and features of each logged batch. No single figure tells a collapse, so there are several.",
             tuple(_health(history, marks)),
         ),
     ]
@@ -64,7 +62,7 @@ def _training(history: History, marks: Sequence[Mark]) -> list[Card]:
     contrastive = history.config.get("objective", {}).get("type", "clip") == "clip"
     guess = [Reference(math.log(batch), "guessing: ln of the batch")] if batch and contrastive else []
     chance = [Reference(1 / batch, "guessing")] if batch else []
-    rest = _Drawn(history, marks)
+    rest = Drawn(history, marks)
     loss = history.losses if history.losses[0] else history.figures.get("train/loss", ((), ()))
     rest.add("Loss", {"loss": loss}, "Lower is better.", reference=guess)
     rest.known.add("train/loss")
@@ -88,17 +86,24 @@ def _training(history: History, marks: Sequence[Mark]) -> list[Card]:
         rest.one("train/bad_samples", "Bad samples", "Replaced so far; the quarantine names each.", zero=True)
     rest.known.add("train/bad_samples")
     for name in sorted(name for name in history.figures if name.startswith("train/") and name not in rest.known):
+        if is_of_objective(name):  # in a chapter of their own
+            continue
         rest.one(name, name.removeprefix("train/").replace("_", " "), "")
     return rest.cards
 
 
 def _scores(history: History, marks: Sequence[Mark]) -> list[Card]:
-    rest = _Drawn(history, marks)
+    rest = Drawn(history, marks)
     by_set: dict[str, dict[str, Points]] = {}
     for name, points in history.figures.items():
         dataset, slash, metric = name.rpartition("/")
         # Two depths of recall tell how it goes; a third only crowds the drawing.
-        if slash and dataset not in ("train", "health") and len(points[0]) > 1 and not metric.endswith("@10"):
+        if (
+            slash
+            and dataset.partition("/")[0] not in ("train", "health")
+            and len(points[0]) > 1
+            and not metric.endswith("@10")
+        ):
             by_set.setdefault(dataset, {})[words_of(metric)] = points
     for dataset, lines in by_set.items():
         recall, accuracy = words_of("mean_per_class_recall"), words_of("acc1")
@@ -109,7 +114,7 @@ def _scores(history: History, marks: Sequence[Mark]) -> list[Card]:
 
 
 def _health(history: History, marks: Sequence[Mark]) -> list[Card]:
-    rest = _Drawn(history, marks)
+    rest = Drawn(history, marks)
     for suffix, title, words in (
         ("effective_rank", "Effective rank", "How many directions the embeddings use. One means that they collapsed."),
         ("effective_rank_centred", "Effective rank, centred", "The same around the mean: blind to a total collapse."),
@@ -131,55 +136,7 @@ def _health(history: History, marks: Sequence[Mark]) -> list[Card]:
             Card(svg, "Distance of the mean picture from the mean text. A gap is normal; the scale drives it.")
         )
         rest.known.add("health/modality_gap")
+    draw_features(rest)
     for name in sorted(name for name in history.figures if name.startswith("health/") and name not in rest.known):
         rest.one(name, name.removeprefix("health/").replace("_", " "), "")
     return rest.cards
-
-
-class _Drawn:
-    """Cards so far, and the figures that they show."""
-
-    def __init__(self, history: History, marks: Sequence[Mark], draw: Callable[..., str] = curve) -> None:
-        self.history, self.marks, self.draw = history, marks, draw
-        self.cards: list[Card] = []
-        self.known: set[str] = set()
-
-    def one(
-        self,
-        name: str,
-        title: str,
-        caption: str,
-        reference: Sequence[Reference] = (),
-        log: bool = False,
-        zero: bool = False,
-    ) -> None:
-        """A card of one figure, if it was logged."""
-        self.known.add(name)
-        if name in self.history.figures:
-            self.add(title, {"": self.history.figures[name]}, caption, reference, log, zero)
-
-    def pair(self, suffix: str, title: str, caption: str) -> None:
-        """A card of the figure of both towers, if either was logged."""
-        self.several({tower: f"health/{tower}_{suffix}" for tower in ("image", "text")}, title, caption)
-
-    def several(self, names: Mapping[str, str], title: str, caption: str) -> None:
-        """A card of the figures of these names, each under the word before it, if any was logged."""
-        self.known.update(names.values())
-        lines = {word: self.history.figures[name] for word, name in names.items() if name in self.history.figures}
-        if lines:
-            self.add(title, lines, caption)
-
-    def add(
-        self,
-        title: str,
-        lines: Mapping[str, Points],
-        caption: str,
-        reference: Sequence[Reference] = (),
-        log: bool = False,
-        zero: bool = False,
-    ) -> None:
-        """A card of these lines, if any of them has a point."""
-        series = [Line(name, *points) for name, points in lines.items() if points[0]]
-        if series:
-            svg = self.draw(title, series, x_label=STEP, reference=reference, marks=self.marks, log_y=log, y_zero=zero)
-            self.cards.append(Card(svg, caption))

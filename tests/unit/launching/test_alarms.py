@@ -11,8 +11,9 @@ import torch
 from mmclip.ops.infonce import infonce
 from mmclip.ops.sigmoid import sigmoid
 from mmclip.training.progress import Progress
-from mmclip_launch.run.records import alarms
-from mmclip_launch.run.records.alarms import Alarm, Expected, Monitor, chance_loss
+from mmclip_launch.run.records import pair_alarms
+from mmclip_launch.run.records.alarm_rule import Expected, chance_loss
+from mmclip_launch.run.records.alarms import Alarm, Monitor
 
 BATCH = 64
 EXPECTED = Expected(settled_after=0, chance_loss=math.log(BATCH), max_logit_scale=100.0, max_grad_norm=1.0, workers=1)
@@ -146,7 +147,7 @@ def test_replay_without_a_file_starts_afresh(tmp_path: Path):
 def test_messages_say_what_and_what_to_do_in_one_line():
     bad = {name: value for _, figures, _, _ in ONSETS for name, value in figures.items()}
     found = watch([*[line()] * 12, *[line(**bad)] * 12])
-    assert {alarm.alarm for alarm in found} == {rule.name for rule in alarms.RULES}
+    assert {alarm.alarm for alarm in found} == {rule.name for rule in pair_alarms.RULES}
     assert not any("\n" in alarm.message for alarm in found)
     assert any("raise data.workers (now 1)" in alarm.message for alarm in found)
     assert any("12 times the usual 5: it was clipped to 1" in alarm.message for alarm in found)

@@ -12,7 +12,7 @@ from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.hooks import RunHooks
-from mmclip_launch.run.records import alarms
+from mmclip_launch.run.records import alarm_rule
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.trackers import build_writers
 from mmclip_launch.train import assemble, build_accelerator, train
@@ -80,7 +80,7 @@ def test_a_log_line_tells_the_health_of_its_last_step_and_keeps_no_other(tmp_pat
 def test_a_collapse_is_said_once_and_a_resumed_run_writes_the_same_alarms(
     objective: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(alarms, "SETTLING_STEPS", 0)
+    monkeypatch.setattr(alarm_rule, "SETTLING_STEPS", 0)
     settings = config(tmp_path, "--log_every_steps", "1", "--optimizer.lr", "0.05", "--objective.type", objective)
     folder = train(settings)
     unbroken = (folder / "alarms.jsonl").read_text()
@@ -104,3 +104,36 @@ def test_a_healthy_run_leaves_no_file_of_alarms(tmp_path: Path):
     folder = train(config(tmp_path, "--log_every_steps", "1"))
     assert not (folder / "alarms.jsonl").exists()
     assert len(lines(folder / "metrics.jsonl")) == 12
+
+
+@pytest.mark.parametrize("pieces", [(), ("--accumulation.micro_batch_size", "8")], ids=["whole", "in pieces"])
+def test_objectives_over_views_log_their_features_and_the_angle_of_their_gradients(
+    pieces: tuple[str, ...], tmp_path: Path
+):
+    auxiliary = '\n[[auxiliary]]\nstart = 0.4\nobjective = { type = "simclr", hidden = 32, out = 16 }\n'
+    (tmp_path / "slip.toml").write_text(RUN + auxiliary)
+    steps = ("--log_every_steps", "3", "--length.steps", "9", "--checkpoint.every_steps", "9")
+    flags = ["--output", str(tmp_path / "run"), *steps, *pieces]
+    folder = train(load_run_config(tmp_path / "slip.toml", flags))
+    alone, *both = lines(folder / "metrics.jsonl")
+    assert "health/image_std" in alone
+    assert not any("simclr" in name or "pooled" in name for name in alone)
+    assert len(both) == 2
+    for line in both:
+        assert -1 <= line["train/gradient_cosine/main/simclr"] <= 1
+        assert line["train/gradient_norm/main"] > 0
+        assert line["train/main/loss"] + line["train/simclr/loss"] == pytest.approx(line["train/loss"], rel=1e-5)
+        assert line["health/pooled_dimensions"] == line["health/simclr/projected_dimensions"] == 16
+        assert line["health/pooled_raw_std"] > 0
+        assert 1 <= line["health/simclr/projected_effective_rank"] <= 16
+
+
+def test_a_run_of_pictures_alone_logs_no_pairs(tmp_path: Path):
+    objective = 'objective = { type = "byol", hidden = 32, out = 16 }\n'
+    text = RUN.replace('captions = ["txt"]', "image_only = true").replace("[data]", objective + "[data]")
+    (tmp_path / "byol.toml").write_text(text)
+    flags = ["--output", str(tmp_path / "run"), "--log_every_steps", "3", "--length.steps", "3"]
+    (line,) = lines(train(load_run_config(tmp_path / "byol.toml", flags)) / "metrics.jsonl")
+    names = {name for name in line if name.startswith("health/")}
+    assert {name.removeprefix("health/").partition("_")[0] for name in names} == {"pooled", "projected"}
+    assert line["train/teacher_cosine"] == pytest.approx(1, abs=0.1)
