@@ -40,7 +40,11 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Forms of an objective that are other code, and several in one run; of the last one a part begins at the second step."""
-CLASSES = {"data": {"labels": {"place": "json:category", "templates": "simple"}}, "head": {"start": "zero_shot"}, "towers": {"lock_text": True}}
+CLASSES = {
+    "data": {"labels": {"place": "json:category", "templates": "simple"}},
+    "head": {"start": "zero_shot"},
+    "towers": {"lock_text": True},
+}
 
 
 def cases() -> dict[str, dict[str, Any]]:

@@ -147,7 +147,9 @@ def main(folder: Path) -> None:
         run.step.release()
         if accelerator.num_processes == 1:
             pieces = config_of(case, accumulation={"micro_batch_size": 4})
-            save_file(steps_of(assemble(pieces, accelerator), pieces, 0, STEPS), folder / f"{name} in pieces.safetensors")
+            save_file(
+                steps_of(assemble(pieces, accelerator), pieces, 0, STEPS), folder / f"{name} in pieces.safetensors"
+            )
             alone(name, case, accelerator, folder, answers)
     accelerator.end_training()
 

@@ -55,7 +55,9 @@ def test_a_batch_in_slices_teaches_what_the_whole_batch_teaches(answers: dict[st
         scale = expected.abs().max().item() if expected.is_floating_point() else 0
         # Moments and weights after Adam's division, which a gradient of nearly nothing makes as large as any.
         bound = 1e-6 if name.startswith("state ") or not name.startswith("step 0") else 1e-9
-        torch.testing.assert_close(sliced[name], expected, rtol=bound, atol=bound * scale + 1e-15, msg=f"{case}: {name}")
+        torch.testing.assert_close(
+            sliced[name], expected, rtol=bound, atol=bound * scale + 1e-15, msg=f"{case}: {name}"
+        )
 
 
 @pytest.mark.parametrize("case", cases())
