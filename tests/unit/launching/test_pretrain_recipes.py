@@ -11,10 +11,11 @@ from mmclip_launch.run.config_files import PRETRAIN, recipes, run_file
 from mmclip_launch.run.cost import cost_of_run, told_of_cost
 from mmclip_launch.train import assemble, build_accelerator, main, train
 
-QUICK = tuple(
+WORDS = (
     "--data.source.shards embedded:emoji/unseen-concept-noto.tar --data.workers 0 --global_batch_size 16 --log_every_steps 1 "
-    "--length.epochs None --length.steps 2 --precision fp32 --device cpu --model.arch nano-vit-32 --evaluation.report False".split()
+    "--length.epochs None --length.steps 2 --precision fp32 --device cpu --model.arch nano-vit-32 --evaluation.report False"
 )
+QUICK = tuple(WORDS.split())
 COST = {
     "byol": 2 + 2 / 3,
     "clip": 1,
