@@ -107,6 +107,10 @@ class Tokenizer:
         """The tokenizer of open_clip that does the work."""
         return self._tokenizer
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
+        """Itself: no tokenizer changes, and a copy of its vocabulary takes seconds."""
+        return self
+
     def with_context_length(self, length: int) -> "Tokenizer":
         """The same tokenizer for longer or shorter rows."""
         other = copy(self)

@@ -1,6 +1,7 @@
-"""Every objective on the slices of ranks: three optimizer steps on random features, as `loss_worker.py` runs them.
+"""Objectives on the slices of ranks: three optimizer steps on random features, as `loss_worker.py` runs them.
 
-A new objective is one line of `CASES`: its inputs are made from what it declares that it needs.
+A further one is a line of `CASES`: its inputs are made from what it declares that it needs. Those that learn from views
+without negatives are in `view_objective_worker.py`.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,6 @@ from torch import Tensor
 
 from mmclip.batch import PairLabels, TowerOutput, ViewOutput
 from mmclip.objectives import (
-    ByolConfig,
-    DinoConfig,
     HardNegativesConfig,
     MocoConfig,
     ModelShape,
@@ -22,10 +21,7 @@ from mmclip.objectives import (
     ObjectiveNeeds,
     QueueConfig,
     SimclrConfig,
-    SimsiamConfig,
-    SwavConfig,
     TripletConfig,
-    VicregConfig,
 )
 from mmclip.ops.gather import all_gather, rank, world_size
 
@@ -45,11 +41,6 @@ CASES: dict[str, Any] = {
     "triplet, all": TripletConfig(mining="all"),
     "hard_negatives": HardNegativesConfig(beta=1.0, tau_plus=0.1),
     "hard_negatives, all": HardNegativesConfig(beta=0.5, duplicates="negative"),
-    "byol": ByolConfig(**HEAD, norm="batch"),
-    "simsiam": SimsiamConfig(**HEAD, bottleneck=3, norm="batch"),
-    "vicreg": VicregConfig(**HEAD),
-    "swav": SwavConfig(**HEAD, prototypes=8, local_views=2),
-    "dino": DinoConfig(hidden=7, bottleneck=6, prototypes=8, local_views=2),
 }
 
 

@@ -45,6 +45,7 @@ CLASSES = {
     "head": {"start": "zero_shot"},
     "towers": {"lock_text": True},
 }
+"""What `classify` needs besides."""
 
 
 def cases() -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What holds for every objective of the registry; the cases are generated from it, so a new one is held to it too."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,13 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from objective_runs import cases
 from safetensors.torch import load_file
 
 from mmclip.release import load
 
 pytestmark = pytest.mark.xdist_group("every objective")  # one worker makes what the tests share, once
 
+CASES = tuple(runpy.run_path(str(Path(__file__).with_name("objective_runs.py")))["cases"]())
 WORKER = Path(__file__).with_name("objective_worker.py")
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
@@ -44,7 +45,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("cut", SLICES)
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", CASES)
 def test_a_batch_in_slices_teaches_what_the_whole_batch_teaches(answers: dict[str, Path], case: str, cut: str):
     """Gradients and figures of three steps, and then weights, moments, heads, queues, centres and teachers."""
     whole = load_file(answers["one"] / f"{case}.safetensors")
@@ -53,14 +54,13 @@ def test_a_batch_in_slices_teaches_what_the_whole_batch_teaches(answers: dict[st
     assert any(name.startswith("step 0 towers.") for name in whole)
     for name, expected in whole.items():
         scale = expected.abs().max().item() if expected.is_floating_point() else 0
-        # Moments and weights after Adam's division, which a gradient of nearly nothing makes as large as any.
-        bound = 1e-6 if name.startswith("state ") or not name.startswith("step 0") else 1e-9
-        torch.testing.assert_close(
-            sliced[name], expected, rtol=bound, atol=bound * scale + 1e-15, msg=f"{case}: {name}"
-        )
+        # Behind Adam's division rounding is no longer small beside a weight whose gradient is nothing but rounding.
+        first = name.startswith("step 0")
+        rtol, atol = (1e-9, 1e-9 * scale + 1e-15) if first else (1e-6, 1e-6 * scale + 1e-10)
+        torch.testing.assert_close(sliced[name], expected, rtol=rtol, atol=atol, equal_nan=True, msg=f"{case}: {name}")
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", CASES)
 def test_the_released_model_holds_no_head_and_opens_in_open_clip(answers: dict[str, Path], case: str):
     folder = answers["one"] / f"saved {case}"
     stock = open_clip.create_model(f"local-dir:{folder}").eval()
@@ -75,4 +75,4 @@ def test_the_released_model_holds_no_head_and_opens_in_open_clip(answers: dict[s
 
 def test_one_process_keeps_its_state_in_a_pass_and_its_bits_over_a_resume(answers: dict[str, Path]):
     """Asked by the worker itself, of each case, before it ends with 0; this is where it is counted."""
-    assert all((answers["one"] / f"saved {case}" / "training_state.json").is_file() for case in cases())
+    assert all((answers["one"] / f"saved {case}" / "training_state.json").is_file() for case in CASES)
