@@ -1,6 +1,6 @@
 """Run under python: each objective over views, as it is and broken, on scikit-learn's digits, watched by the run's own alarms.
 
-    python tests/end_to_end/collapse_study.py OUT.json [--steps 400] [--only vicreg ...]
+    python tests/end_to_end/collapse_study.py OUT.json [--steps 400] [--seed 0] [--only vicreg ...]
 
 A small MLP stands for the tower. What is broken is what its paper names as the reason why the objective does not collapse; it
 is broken here, by subclasses, and by no option of the objectives. `masked` has no twin: its target is the picture itself.
@@ -185,15 +185,13 @@ def outputs_of(tower: nn.Module, views: Mapping[str, list[Tensor]]) -> TowerOutp
     return TowerOutput(image_embed=nothing, text_embed=nothing, logit_scale=torch.ones(1), logit_bias=None, views=named)
 
 
-def steps(
-    objective: Objective, count: int, learning_rate: float = 1e-3
-) -> Iterator[tuple[int, ObjectiveOutput, Tensor]]:
+def steps(objective: Objective, count: int, seed: int) -> Iterator[tuple[int, ObjectiveOutput, Tensor]]:
     """Train; after each step its number, what the objective gave, and the features of the first view."""
     tower, teacher = encoder(), encoder()
     teacher.load_state_dict(tower.state_dict())
     learning = [weight for weight in (*tower.parameters(), *objective.parameters()) if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=learning_rate, weight_decay=1e-4)
-    generator, pixels, momentum = torch.Generator().manual_seed(0), digits(), objective.needs.momentum
+    optimizer = torch.optim.AdamW(learning, lr=1e-3, weight_decay=1e-4)
+    generator, pixels, momentum = torch.Generator().manual_seed(seed), digits(), objective.needs.momentum
     for step in range(count):
         rows = torch.randperm(len(pixels), generator=generator)[:BATCH]
         views = {
@@ -218,9 +216,9 @@ def steps(
         yield step, found, next(iter(outputs.views.values()))[0].pooled.detach()
 
 
-def study(name: str, broken: str | None, count: int) -> Outcome:
+def study(name: str, broken: str | None, count: int, seed: int) -> Outcome:
     """Train one objective, whole or broken, and note what a run would log and which alarms it would raise."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = HEALTHY[name]
     objective = config.build(SHAPE) if broken is None else TWINS[name, broken](config)
     monitor = Monitor(
@@ -235,7 +233,7 @@ def study(name: str, broken: str | None, count: int) -> Outcome:
     )
     figures: dict[str, float] = {}
     alarms: list[str] = []
-    for step, found, pooled in steps(objective, count):
+    for step, found, pooled in steps(objective, count, seed):
         if (step + 1) % LOG_EVERY:
             continue
         health = {"pooled": pooled, **found.features}
@@ -273,13 +271,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(HEALTHY))
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = [(name, broken) for name in options.only for broken in (None, *(b for n, b in TWINS if n == name))]
     outcomes = []
     for name, broken in cases:
-        outcomes.append(study(name, broken, options.steps))
+        outcomes.append(study(name, broken, options.steps, options.seed))
         print(table(outcomes[-1:]).split("\n")[1], flush=True)
     print(table(outcomes))
     options.out.write_text(json.dumps([asdict(outcome) | {"rank": outcome.rank} for outcome in outcomes], indent=1))
