@@ -11,7 +11,10 @@ from mmclip_launch.launcher import EXIT_REQUEUE
 
 VERBS = {
     "demo": ("mmclip_launch.demo", "train on the pictures that come with mmclip, and score what was learned"),
-    "train": ("mmclip_launch.train", "one training run: mmclip train CONFIG.toml [--resume] [--FIELD VALUE ...]"),
+    "train": (
+        "mmclip_launch.train",
+        "one training run: mmclip train CONFIG.toml|RECIPE [--resume] [--FIELD VALUE ...]",
+    ),
     "finetune": ("mmclip_launch.finetune", "from released weights: mmclip finetune RECIPE --init SOURCE --data SHARDS"),
     "eval": ("mmclip_launch.evaluate", "scores of a checkpoint: mmclip eval CHECKPOINT [--dataset PATH ...]"),
     "results": (

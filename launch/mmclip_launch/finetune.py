@@ -13,7 +13,7 @@ from pathlib import Path
 from mmclip.errors import UserError
 from mmclip_launch.low_label import low_label_curve, read_draws
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.config_files import packaged_config
+from mmclip_launch.run.config_files import packaged_config, recipes
 from mmclip_launch.run.peers import rank
 from mmclip_launch.run.recipe.recipe_checks import refuse_lost_runs
 from mmclip_launch.screen import Screen
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line, check the recipe and train."""
     words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
-        print(HELP.format(recipes="\n".join(f"  {name:14}{_first_line(name)}" for name in recipe_names())))
+        print(HELP.format(recipes="\n".join(f"  {name:14}{line}" for name, line in recipes("finetune").items())))
         return
     resume = "--resume" in words
     words = [word for word in words if word != "--resume"]
@@ -84,7 +84,7 @@ def recipe(name: str, flags: Sequence[str]) -> RunConfig:
 
 def recipe_names() -> list[str]:
     """The recipes that come with mmclip."""
-    return sorted(path.stem for path in packaged_config("finetune/contrastive").parent.glob("*.toml"))
+    return list(recipes("finetune"))
 
 
 def packaged_recipe(name: str) -> Path:
@@ -102,10 +102,6 @@ def packaged_recipe(name: str) -> Path:
 def _long(flag: str) -> str:
     name, equals, value = flag.partition("=")
     return f"{SHORT.get(name, name)}{equals}{value}"
-
-
-def _first_line(name: str) -> str:
-    return packaged_recipe(name).read_text().splitlines()[0].lstrip("# ")
 
 
 if __name__ == "__main__":

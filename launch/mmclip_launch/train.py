@@ -1,6 +1,7 @@
-"""`mmclip train CONFIG.toml`: one training run, from shards to a checkpoint and its scores.
+"""`mmclip train CONFIG.toml|RECIPE`: one training run, from shards to a checkpoint and its scores.
 
     mmclip train launch/configs/demo.toml --seed 1
+    mmclip train slip --data.source.shards data/pairs
     accelerate launch --num_processes 2 -m mmclip_launch.train launch/configs/tiny-vit.toml
     torchrun --nproc_per_node 2 -m mmclip_launch.train launch/configs/tiny-vit.toml
 
@@ -55,7 +56,8 @@ from mmclip_launch.run.beginning.preflight import Checked, preflight, refuse_equ
 from mmclip_launch.run.beginning.restoring import begin, restore
 from mmclip_launch.run.beginning.start import told_of_start
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.config_files import packaged_config
+from mmclip_launch.run.config_files import PRETRAIN, packaged_config, recipes, run_file
+from mmclip_launch.run.cost import cost_of_run, told_of_cost
 from mmclip_launch.run.features import encode_once, freeze
 from mmclip_launch.run.hangs.watchdog import watching
 from mmclip_launch.run.hooks import Run, RunHooks
@@ -89,8 +91,11 @@ def main(arguments: Sequence[str]) -> None:
     if words and words[0] in ("-h", "--help"):  # the fields of some run, since help needs one
         words = [str(packaged_config("tiny-vit")), "--help"]
     if not words or words[0].startswith("-"):
-        raise UserError("expected a run file: mmclip train CONFIG.toml [--resume] [--fork RUN] [--FIELD VALUE ...]")
-    train(load_run_config(Path(words[0]), words[1:]), resume=len(words) < len(rest), fork=fork)
+        raise UserError(
+            "expected a run file: mmclip train CONFIG.toml [--resume] [--fork RUN] [--FIELD VALUE ...], or a recipe for it: "
+            f"{', '.join(recipes(PRETRAIN))}"
+        )
+    train(load_run_config(run_file(words[0]), words[1:]), resume=len(words) < len(rest), fork=fork)
 
 
 def train(config: RunConfig, resume: bool = False, fork: Path | None = None) -> Path:
@@ -191,6 +196,8 @@ def tell(
         screen.say(line)
     for line in told_of_pairs(config):
         screen.say(line)
+    module = run.step.module
+    screen.say(told_of_cost(cost_of_run(config, module.objective, module.towers, run.data.views)))
     for line in warn_of_warmup(config, run.total_steps):
         screen.warn(line)
     screen.plan(config, accelerator, run.loader.samples_per_epoch, run.total_steps, progress)

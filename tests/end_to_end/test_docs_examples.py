@@ -26,6 +26,7 @@ from mmclip_data.shards import ShardWriter
 from mmclip_launch.cli import VERBS
 from mmclip_launch.run.beginning.fork import take_fork
 from mmclip_launch.run.config import RunConfig, load_run_config
+from mmclip_launch.run.config_files import run_file
 from mmclip_launch.run.scoring.suite_files import SuiteConfig
 from mmclip_launch.run.tables import from_table
 
@@ -164,7 +165,7 @@ def run_verb(verb: str, words: Sequence[str]) -> None:
     words = list(words)
     if verb == "train":
         fields, fork = take_fork([word for word in words[1:] if word != "--resume"])
-        config = load_run_config(Path(words[0]), fields)
+        config = load_run_config(run_file(words[0]), fields)
         (length,) = [key for key in SHORT if getattr(config.length, key) is not None]
         words += [f"--length.{length}", SHORT[length] if fork is None else LONGER[length]]
         if "--resume" not in words:

@@ -4,6 +4,31 @@ from pathlib import Path
 
 from mmclip.errors import UserError
 
+PRETRAIN = "pretrain"
+"""The folder of recipes for training from nothing."""
+
+
+def recipes(folder: str) -> dict[str, str]:
+    """The recipes of a folder that come with mmclip: by name, the line that says what each does."""
+    paths = sorted((_configs() / folder).glob("*.toml"), key=lambda path: path.stem)
+    return {path.stem: path.read_text().splitlines()[0].lstrip("# ") for path in paths}
+
+
+def run_file(word: str) -> Path:
+    """The run file that a path, or the name of a packaged recipe for training from nothing, stands for.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if word.endswith(".toml") or Path(word).is_file():
+        return Path(word)
+    known = recipes(PRETRAIN)
+    if word not in known:
+        raise UserError(
+            f"{word}: no such recipe: expected the path of a run file (.toml), or one of {', '.join(known)}"
+        )
+    return packaged_config(f"{PRETRAIN}/{word}")
+
 
 def packaged_config(name: str) -> Path:
     """The path of `launch/configs/NAME.toml`, in a checkout or in an installed package.
@@ -11,8 +36,14 @@ def packaged_config(name: str) -> Path:
     Raises:
         UserError: there is no such file.
     """
+    path = _configs() / f"{name}.toml"
+    if path.is_file():
+        return path
+    raise UserError(f"no packaged run file {name!r}: expected it in {path.parent}; reinstall mmclip")
+
+
+def _configs() -> Path:
+    """In a checkout, or in an installed package."""
     here = Path(__file__).parents[1]
-    for folder in (here / "configs", here.parent / "configs"):
-        if (folder / f"{name}.toml").is_file():
-            return folder / f"{name}.toml"
-    raise UserError(f"no packaged run file {name!r}: expected it in {here.parent / 'configs'}; reinstall mmclip")
+    installed = here / "configs"
+    return installed if installed.is_dir() else here.parent / "configs"

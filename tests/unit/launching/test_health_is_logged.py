@@ -136,4 +136,4 @@ def test_a_run_of_pictures_alone_logs_no_pairs(tmp_path: Path):
     (line,) = lines(train(load_run_config(tmp_path / "byol.toml", flags)) / "metrics.jsonl")
     names = {name for name in line if name.startswith("health/")}
     assert {name.removeprefix("health/").partition("_")[0] for name in names} == {"pooled", "projected"}
-    assert line["train/teacher_cosine"] == pytest.approx(1, abs=0.1)
+    assert 0 < line["train/teacher_cosine"] < 1
