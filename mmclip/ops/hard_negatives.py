@@ -19,7 +19,7 @@ def hard_negative_infonce(
     `logits` are `scale` x cosines and s is the anchor's positive logit; each anchor has one positive. n is N times the mean
     of e^logit over its N negatives under weights in proportion to e^(beta x logit). A `tau_plus` above 0 is the chance
     that a negative is of the anchor's own kind, and takes its part off: (n - tau_plus N e^s) / (1 - tau_plus), at least
-    the N e^-scale of negatives that are as far away as they can be (Chuang et al. 2020, equation 8). With both 0 this is
+    the N e^-scale of negatives that are as far away as they can be (Chuang et al. 2020). With both 0 this is
     InfoNCE. An anchor without negatives has the term 0.
     """
     own = logits.masked_fill(~positive, 0).sum(1)

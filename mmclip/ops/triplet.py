@@ -23,7 +23,7 @@ def triplet(
     """This rank's part, times the number of ranks, of the mean of [margin - positive + negative]+, and the share above 0.
 
     Each anchor has one positive. With `hardest` and `semi_hard` the mean is over anchors, and one without a negative to
-    choose has the term 0. With `all` it is over the triplets above 0 (Hermans et al. 2017, section 3): over all of them it
+    choose has the term 0. With `all` it is over the triplets above 0 (Hermans et al. 2017): over all of them it
     would vanish as most come to be far apart; the share is of all triplets.
     """
     own = similarity.masked_fill(~positive, 0).sum(1, keepdim=True)

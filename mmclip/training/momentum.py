@@ -50,18 +50,18 @@ class MomentumTowers:
 
         As long as it teaches nobody it is a copy, so that it starts from what has been learnt by then.
         """
-        moved = (1 - self.need.at(share) if teaches else 1.0) * (1 - skipped)
+        moved, taken = 1 - self.need.at(share) if teaches else 1.0, 1 - skipped
         own = self.state()
         for name, weight in towers.backbone.named_parameters():
             if name in own:
-                own[name].lerp_(weight, moved.to(weight.dtype))
+                own[name].lerp_(weight, moved * taken.to(weight.dtype))
         for name, buffer in towers.backbone.named_buffers():  # statistics of norms are averages already
             if name in own:
                 own[name].copy_(buffer)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of it, by the names of the backbone; the tensors themselves."""
-        everything = {**dict(self.towers.backbone.named_parameters()), **dict(self.towers.backbone.named_buffers())}
+        everything = self.towers.backbone.state_dict()
         return {name: tensor for name, tensor in everything.items() if self.need.pairs or name.startswith("visual.")}
 
     def _encode(self, batch: ImageTextBatch) -> TowerOutput:

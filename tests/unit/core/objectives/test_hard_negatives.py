@@ -113,11 +113,18 @@ def test_a_scale_of_100_is_finite_in_single_precision(tau_plus: float):
     """e to the power of 200 is not; neither is the logarithm of what a wrong negative would leave."""
     inputs = given(scale=100.0)
     single = [tensor.detach().float().requires_grad_() for tensor in inputs]
-    found = run(*single, beta=1.0, tau_plus=tau_plus)  # pyright: ignore[reportCallIssue]
+    found = run(*single, beta=1.0, tau_plus=tau_plus)
     expected = run(*inputs, beta=1.0, tau_plus=tau_plus)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     for ours, exact in zip(torch.autograd.grad(found, single), torch.autograd.grad(expected, inputs), strict=True):
         assert (ours.double() - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
+def test_autocast_changes_nothing():
+    inputs = [tensor.detach().float() for tensor in given()]
+    expected = run(*inputs, labels(), beta=1.0, tau_plus=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(run(*inputs, labels(), beta=1.0, tau_plus=0.1), expected)
 
 
 @pytest.mark.parametrize("tau_plus", [0.0, 0.1])
@@ -137,4 +144,4 @@ def test_what_is_missing_or_does_not_fit_is_refused_by_name():
         HardNegativesConfig().build()(outputs, ObjectiveContext(step=0, samples_seen=0))
     for field, value in (("beta", -1.0), ("tau_plus", 1.0)):
         with pytest.raises(ValueError, match=rf"objective\.{field}={value}"):
-            HardNegativesConfig(**{field: value})  # pyright: ignore[reportArgumentType]
+            HardNegativesConfig(**{field: value})

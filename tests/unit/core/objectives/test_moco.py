@@ -41,7 +41,7 @@ def step_of(number: int, share: float = 0.0, same_pictures: bool = False) -> tup
 
 def built(version: int = 2, **fields: Any) -> Any:
     torch.manual_seed(0)
-    config = MocoConfig(version=version, **SMALL | fields)  # pyright: ignore[reportArgumentType]
+    config = MocoConfig(version=version, **SMALL | fields)
     return config.build(ModelShape(embed=3, pooled=WIDTH)).double()
 
 

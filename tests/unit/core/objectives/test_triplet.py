@@ -135,6 +135,14 @@ def test_it_is_blind_to_the_order_of_pairs_and_to_which_side_is_which(mining: st
         assert run(*others, mining=mining).loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+@every_mining
+def test_autocast_changes_nothing(mining: str):
+    image, text = (side.detach().float() for side in pairs())
+    expected = run(image, text, labels(), mining=mining).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(run(image, text, labels(), mining=mining).loss, expected)
+
+
 def test_harder_mining_never_costs_less():
     for seed in range(5):
         image, text = pairs(seed=seed)
