@@ -60,21 +60,21 @@ class TrainingModule(nn.Module):
         A share of the patches is `dropped`. Only the loss has a graph: a wrapper looks through it for the weights that get a
         gradient, and would wait for those of what no objective reads.
         """
-        outputs = self.encode(batch, context, dropped, context.momentum)
+        outputs = self.encode(batch, dropped, context.share, context.momentum)
         return outputs.detached(), self.objective(outputs, context)
 
     def encode(
         self,
         batch: ImageTextBatch,
-        context: ObjectiveContext,
         dropped: float = 0.0,
+        share: float = 0.0,
         momentum: TowerOutput | None = None,
     ) -> TowerOutput:
         """What the towers make of a part of the batch: the same each time that it is asked for, but for `nn.Dropout`.
 
-        `momentum` is the part of the teacher's output that is of these samples.
+        `share` is that of the run which is done, `momentum` the part of the teacher's output that is of these samples.
         """
-        needs, towers = self.objective.needs_at(context.share), self.towers
+        needs, towers = self.objective.needs_at(share), self.towers
         with autocast(self.precision, batch.images.device):
             pixels = normalised(towers, batch, needs.views, self.views)
             views = encode_views(towers, batch, needs.views, self.views, pixels)

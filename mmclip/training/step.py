@@ -185,7 +185,7 @@ class TrainStep:
             size = len(micro.ids)
             samples = slice(number * size, (number + 1) * size)
             taught = None if context.momentum is None else part_of(context.momentum, samples)
-            return self.module.encode(micro, context, dropped, taught)
+            return self.module.encode(micro, dropped, context.share, taught)
 
         # Every pass stays out of DDP's sight: its reducer counts the gradients of one forward, and here there are many.
         with self.accelerator.no_sync(self.wrapped):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip.objectives.parts.ring import Ring
+from mmclip.objectives.parts.ring import LOOKED_AT, Ring
 
 GO, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
 Row = tuple[list[float], list[int], int]
@@ -96,3 +96,26 @@ def test_keys_are_held_without_a_graph_and_keep_their_precision():
     assert not ring.keys.requires_grad
     assert torch.equal(ring.keys[:2], keys.detach())
     assert ring.labels.dtype == ring.pushed_at.dtype == ring.pushed.dtype == torch.int64
+
+
+def test_agreement_is_the_cosine_of_queued_and_new_keys_of_the_same_pictures():
+    """Two of three pictures come again; the last factor names them, whatever their captions are."""
+    ring = Ring(8, 2, 2)
+    nothing = ring.agreement(torch.eye(2), torch.tensor([[0, 1], [0, 2]]))
+    assert nothing.isnan()
+    ring.push(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[7, 1], [7, 2]]), 0, GO)
+    now = torch.tensor([[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]])
+    found = ring.agreement(now, torch.tensor([[5, 1], [5, 2], [7, 3]]))
+    assert float(found) == pytest.approx((0.6 + 0.8) / 2)
+    assert ring.agreement(now, torch.tensor([[5, 0], [5, 9], [7, 3]])).isnan()  # label 0 is that of rows never filled
+
+
+def test_only_some_keys_are_looked_for():
+    ring = Ring(4, 2, 1)
+    ring.push(torch.tensor([[1.0, 0.0]]), torch.tensor([[1]]), 0, GO)
+    keys = torch.tensor([[1.0, 0.0]]).repeat(LOOKED_AT + 1, 1)
+    labels = torch.full((LOOKED_AT + 1, 1), 9)
+    labels[-1] = 1
+    assert ring.agreement(keys, labels).isnan()
+    labels[0] = 1
+    assert float(ring.agreement(keys, labels)) == 1
