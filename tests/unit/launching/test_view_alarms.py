@@ -64,7 +64,7 @@ ONSETS = [  # name, what is bad, what is neither bad nor fine, logs until it is 
     (
         "dimensional_collapse",
         {"health/dino/projected_effective_rank_centred": 5.0},
-        {"health/dino/projected_effective_rank_centred": 7.0},
+        {"health/dino/projected_effective_rank_centred": 9.0},
         3,
     ),
     ("prototypes_unused", {"train/dino/prototype_use": 0.01}, {"train/dino/prototype_use": 0.07}, 3),

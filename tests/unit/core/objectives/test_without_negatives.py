@@ -26,9 +26,9 @@ ROWS = 8
 GO, SKIPPED = torch.tensor(0.0), torch.tensor(1.0)
 CONFIGS: dict[str, Any] = {
     "byol": ByolConfig(hidden=9, out=5),
-    "byol, batch norm": ByolConfig(hidden=9, out=5, norm="batch"),
+    "byol, no norm": ByolConfig(hidden=9, out=5, norm="none"),
     "simsiam": SimsiamConfig(hidden=9, out=5, bottleneck=3),
-    "simsiam, batch norm": SimsiamConfig(hidden=9, out=5, bottleneck=3, norm="batch"),
+    "simsiam, no norm": SimsiamConfig(hidden=9, out=5, bottleneck=3, norm="none"),
     "vicreg": VicregConfig(hidden=9, out=5),
     "swav": SwavConfig(hidden=9, out=5, prototypes=7, local_views=2),
     "swav with a queue": SwavConfig(hidden=9, out=5, prototypes=7, local_views=0, queue_size=20),
