@@ -1,5 +1,7 @@
 """InfoNCE whose negatives weigh the more, the more similar they are to the anchor."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -19,15 +21,14 @@ def hard_negative_infonce(
     `logits` are `scale` x cosines and s is the anchor's positive logit; each anchor has one positive. n is N times the mean
     of e^logit over its N negatives under weights in proportion to e^(beta x logit). A `tau_plus` above 0 is the chance
     that a negative is of the anchor's own kind, and takes its part off: (n - tau_plus N e^s) / (1 - tau_plus), at least
-    the N e^-scale of negatives that are as far away as they can be (Chuang et al. 2020). With both 0 this is
-    InfoNCE. An anchor without negatives has the term 0.
+    the N e^-scale of negatives that are as far away as they can be (Chuang et al. 2020). With both 0 this is InfoNCE. An anchor
+    without negatives has the term 0.
     """
     own = logits.masked_fill(~positive, 0).sum(1)
     count = negative.sum(1).to(logits.dtype).clamp(min=1).log()
     alone = ~negative.any(1)
-    left_out = (
-        ~negative & ~alone[:, None]
-    )  # a row of minus infinities alone would give a NaN to a term that is not counted
+    # A row of minus infinities alone would give a NaN, also to a term that is not counted.
+    left_out = ~negative & ~alone[:, None]
     weights, weighted = ((power * logits).masked_fill(left_out, -torch.inf).logsumexp(1) for power in (beta, 1 + beta))
     weighed = weighted - weights + count
     if tau_plus:
@@ -44,12 +45,10 @@ def _debiased(
     tau_plus: float,
 ) -> Float[Tensor, " anchor"]:
     """All in logarithms: at a scale of 100 the numbers themselves leave single precision."""
-    chance = own.new_tensor(tau_plus).log()
-    excess = own + count + chance - weighed  # log of what is taken off, as a share of what is there
+    excess = own + count + math.log(tau_plus) - weighed  # log of what is taken off, as a share of what is there
     nothing = -4 * torch.finfo(own.dtype).eps
-    kept = torch.log1p(
-        -excess.clamp(max=nothing).exp()
-    )  # the gradient of log 0 would be NaN, also where it is not chosen
-    corrected = weighed + kept - (1 - chance.exp()).log()
+    # The gradient of log 0 would be NaN, also where it is not chosen.
+    kept = torch.log1p(-excess.clamp(max=nothing).exp())
+    corrected = weighed + kept - math.log1p(-tau_plus)
     lowest = count - scale
     return torch.where((excess < nothing) & (corrected > lowest), corrected, lowest)

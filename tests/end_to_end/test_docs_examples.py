@@ -33,6 +33,7 @@ from mmclip_launch.run.tables import from_table
 ROOT = Path(__file__).parents[2]
 NOT_OURS_TO_RUN = {"log", "errors", "from_open_clip"}
 """Pages whose own tests run them, or that have no code: here they are parsed."""
+UNION = re.compile(r"^ *\w+(?: =|:) Annotated\[(?:[^\n]*\]|\n.*?^\])$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 BASE = {
     "output": "runs/base",
@@ -218,9 +219,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_new_member(module: str, block: str) -> str:
     """`module` with the block's import in front and its annotated union in place of the one that is there."""
     (new_import,) = re.findall(r"^from .*$", block, re.MULTILINE)
-    (new_union,) = re.findall(r"^.*Annotated\[.*$", block, re.MULTILINE)
+    (new_union,) = UNION.findall(block)
     start = new_union.partition("Annotated")[0]
-    (old_union,) = [line for line in module.splitlines() if line.startswith(start)]
+    (old_union,) = [union for union in UNION.findall(module) if union.startswith(start)]
     missing = set(re.findall(r"\w+Config", old_union)) - set(re.findall(r"\w+Config", new_union))
     assert not missing, f"the page leaves out {missing}"
     first = re.search(r"^(from|import) ", module, re.MULTILINE)
