@@ -26,8 +26,8 @@ class ByolConfig:
     """Width of the hidden layers of projector and predictor."""
     out: int = 256
     """Width of the space in which views are compared."""
-    norm: Norm = "none"
-    """Between the layers of the heads; the paper's is `batch`."""
+    norm: Norm = "batch"
+    """Between the layers of the heads; without that of the batch it collapses on short runs (docs/objectives.md)."""
     momentum: float = 0.996
     """Share of the teacher that stays at the first step; it rises to `momentum_end` by a cosine."""
     momentum_end: float = 1.0

@@ -83,7 +83,8 @@ class DinoObjective(Objective):
         temperature = self.settings.teacher_temperature_at(context.share)
         targets = [sharpened(scores, self.centre.mean, temperature) for scores in taught]
         frozen = context.share < self.settings.frozen_share
-        told = [self.head(view.pooled, frozen) for view in crops_of(outputs)]
+        projected = [self.head.projector(view.pooled) for view in crops_of(outputs)]
+        told = [self.head.prototypes(rows, frozen) for rows in projected]
         loss, certainty = swapped_cross_entropy(targets, told, self.settings.temperature), entropy(targets)
         report = {
             "teacher_entropy": certainty,
@@ -91,7 +92,8 @@ class DinoObjective(Objective):
             "prototype_use": used_share(targets),
             "centre_norm": self.centre.mean.norm(),
         }
-        return ObjectiveOutput(loss=loss, report=report, staged={"mean": torch.stack(taught).mean(dim=(0, 1))})
+        mean, features = torch.stack(taught).mean(dim=(0, 1)), {"projected": projected[0].detach()}
+        return ObjectiveOutput(loss=loss, report=report, staged={"mean": mean}, features=features)
 
     def on_optimizer_step(self, staged: Mapping[str, Tensor], context: ObjectiveContext, skipped: Tensor) -> None:
         """The teacher's head follows, and the centre moves."""

@@ -22,8 +22,9 @@ class SimsiamConfig:
     """Width of the space in which views are compared."""
     bottleneck: int = 512
     """Width of the predictor's hidden layer."""
-    norm: Norm = "none"
-    """Between the layers of the heads and, without scale and shift, after the projector; the paper's is `batch`."""
+    norm: Norm = "batch"
+    """Between the layers of the heads and, without scale and shift, after the projector; it collapses without that of the
+    batch (table 2 of the paper's section 4.4, and docs/objectives.md)."""
 
     def __post_init__(self) -> None:
         at_least(1, hidden=self.hidden, out=self.out, bottleneck=self.bottleneck)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mmclip.batch import PairLabels, TowerOutput, ViewOutput
 from mmclip.objectives import (
+    ByolConfig,
+    DinoConfig,
     HardNegativesConfig,
     MocoConfig,
     ModelShape,
@@ -21,7 +23,10 @@ from mmclip.objectives import (
     ObjectiveNeeds,
     QueueConfig,
     SimclrConfig,
+    SimsiamConfig,
+    SwavConfig,
     TripletConfig,
+    VicregConfig,
 )
 from mmclip.ops.gather import all_gather, rank, world_size
 
@@ -41,6 +46,14 @@ CASES: dict[str, Any] = {
     "triplet, all": TripletConfig(mining="all"),
     "hard_negatives": HardNegativesConfig(beta=1.0, tau_plus=0.1),
     "hard_negatives, all": HardNegativesConfig(beta=0.5, duplicates="negative"),
+    "byol": ByolConfig(**HEAD),
+    "byol, no norm": ByolConfig(**HEAD, norm="none"),
+    "simsiam": SimsiamConfig(**HEAD, bottleneck=3),
+    "vicreg": VicregConfig(**HEAD),
+    "vicreg, batch norm": VicregConfig(**HEAD, norm="batch"),
+    "swav": SwavConfig(**HEAD, prototypes=8, local_views=2),
+    "swav, queue": SwavConfig(**HEAD, prototypes=8, local_views=0, queue_size=20, queue_from=0.0),
+    "dino": DinoConfig(hidden=7, bottleneck=6, prototypes=8, local_views=2),
 }
 
 

@@ -73,9 +73,9 @@ class PrototypeHead(nn.Module):
         self.projector = projector
         self.prototypes = prototypes
 
-    def forward(self, rows: Float[Tensor, "batch width"], frozen: bool = False) -> Float[Tensor, "batch prototype"]:
+    def forward(self, rows: Float[Tensor, "batch width"]) -> Float[Tensor, "batch prototype"]:
         """Cosines with the prototypes."""
-        return self.prototypes(self.projector(rows), frozen)
+        return self.prototypes(self.projector(rows))
 
 
 def dino_head(in_width: int, hidden: int, bottleneck: int, prototypes: int, norm: Norm = "none") -> PrototypeHead:
