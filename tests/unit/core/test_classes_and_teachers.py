@@ -53,7 +53,9 @@ def test_distillation_is_the_cross_entropy_under_the_teacher_beside_that_of_the_
     student = [normalised(5, 4, seed).requires_grad_() for seed in (0, 1)]
     taught = TowerOutput(normalised(5, 7, 2), normalised(5, 7, 3), torch.tensor([20.0]).double(), None)
     context = ObjectiveContext(step=0, samples_seen=0, teacher=taught)
-    found = DistillConfig(weight=0.3).build()(TowerOutput(*student, torch.tensor([10.0]).double(), None), context)
+    found = DistillConfig(weight=0.3).build()(
+        TowerOutput(student[0], student[1], torch.tensor([10.0]).double(), None), context
+    )
     logits, target = 10 * student[0] @ student[1].T, 20 * taught.image_embed @ taught.text_embed.T
     own = (F.cross_entropy(logits, torch.arange(5)) + F.cross_entropy(logits.T, torch.arange(5))) / 2
     theirs = (F.cross_entropy(logits, target.softmax(1)) + F.cross_entropy(logits.T, target.T.softmax(1))) / 2

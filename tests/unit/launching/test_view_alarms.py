@@ -114,6 +114,13 @@ def test_a_run_without_such_figures_and_a_queue_that_no_picture_came_back_to_are
     assert said([{**HEALTHY, "train/queue_agreement": math.nan}] * 20) == []
 
 
+def test_drawings_that_differ_make_no_queue_stale():
+    """Strong views of one picture agree in .7 at best."""
+    strong = {**HEALTHY, "train/queue_agreement": 0.6, "train/view_similarity": 0.7}
+    assert said([strong] * 20) == []
+    assert said([{**strong, "train/queue_agreement": 0.4}] * 5) == [(3, "queue_stale")]
+
+
 def test_figures_know_their_objective_and_features_their_names():
     assert [objective_of(name) for name in ("train/loss", "train/dino/loss")] == ["", "dino/"]
     assert features_of(HEALTHY) == ["pooled", "dino/projected"]

@@ -29,7 +29,7 @@ PROTOTYPES_USED, PROTOTYPES_USED_FINE = 0.05, 0.1
 ENTROPY_MARGIN, ENTROPY_FINE = 1e-3, 1e-2
 """Nats by which the entropy of assignments must stay below that of no assignment at all, ln K."""
 COSINE, COSINE_FINE = 0.7, 0.8
-"""Of a queued key with the same sample's key of now, and of student and teacher."""
+"""Of a queued key with the same picture's key of now (over that of two drawings of it), and of student and teacher."""
 AT_ODDS, AT_ODDS_FINE = -0.3, -0.2
 """Cosine of the gradients of two objectives."""
 
@@ -192,11 +192,15 @@ class QueueStale(Rule):
     patience = 3
 
     def judge(self, figures: Figures) -> Verdict:
-        """By samples that came again while their key was queued."""
-        cosine = min(ending(figures, "queue_agreement").values(), default=math.nan)
+        """By pictures that came again while their key was queued, beside what two drawings of one picture agree in anyway."""
+        found = {
+            name: value / figures.get(f"train/{objective_of(name)}view_similarity", 1.0)
+            for name, value in ending(figures, "queue_agreement").items()
+        }
+        cosine = min(found.values(), default=math.nan)
         message = (
-            f"queued keys agree with new ones of the same pictures with a cosine of {cosine:.2f}: the queue is stale; take a "
-            "smaller queue_size or a larger momentum"
+            f"queued keys agree with new ones of the same pictures in {cosine:.2f} of what fresh ones would: it is stale; "
+            "take a smaller queue_size or a larger momentum"
         )
         return Verdict(cosine < COSINE, cosine > COSINE_FINE, message)
 
