@@ -65,7 +65,7 @@ def test_a_batch_in_slices_teaches_what_the_whole_batch_teaches(answers: Answers
     assert sliced.keys() == whole.keys()
     assert any(name.startswith("step 0 towers.") for name in whole)
     for name, expected in whole.items():
-        scale = expected.abs().max().item() if expected.is_floating_point() else 0
+        scale = expected.nan_to_num().abs().max().item() if expected.is_floating_point() else 0
         # Behind Adam's division rounding is no longer small beside a weight whose gradient is nothing but rounding.
         first = name.startswith("step 0")
         rtol, atol = (1e-9, 1e-9 * scale + 1e-15) if first else (1e-6, 1e-6 * scale + 1e-10)
