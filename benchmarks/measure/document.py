@@ -22,6 +22,7 @@ from measure.results_page import RESULTS
 OUR_PACKAGES = ("torch", "numpy", "pillow")
 KEYS = {"machine", "versions", "date", "settings", "rows"}
 FIGURE_KEYS = {"case", "metric", "value"}
+INTERVAL_KEYS = {"low", "high"}
 
 
 def finish(
@@ -35,7 +36,8 @@ def finish(
 ) -> Path:
     """Print the rows and write the file; `settings` says what was equal on both sides and how long it ran.
 
-    `figures` are those that have no other side: `case`, `metric` and `value`.
+    `figures` are those that have no other side: `case`, `metric` and `value`, and `low` and `high` where a 95 % interval is
+    known; such a one may be a difference, and below 0. With `settings["wide"]` they stand in a line a case.
     """
     document = {
         "machine": machine(),
@@ -49,7 +51,10 @@ def finish(
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    Console().print(table_of(name, rows))
+    for table in ([table_of(name, rows)] if rows else []) + (
+        [wide_table(name, figures)] if settings.get("wide") else []
+    ):
+        Console().print(table)
     print(f"written: {path}")
     if output is None:
         results_page.main()
@@ -73,6 +78,17 @@ def table_of(name: str, rows: Sequence[Row]) -> Table:
         spread = f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
         table.add_row(row.case, row.metric, f"{row.ours:.4g}", f"{row.peer:.4g}", f"{row.ratio:.2f}", spread)
     table.caption = f"peer: {', '.join(dict.fromkeys(row.peer_name for row in rows))}"
+    return table
+
+
+def wide_table(name: str, figures: Sequence[Mapping[str, Any]]) -> Table:
+    """A line a case, a column a metric."""
+    head, lines = results_page.wide(figures)
+    table = Table(title=name)
+    for column in head:
+        table.add_column(column, justify="left" if column == "case" else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -104,12 +120,25 @@ def check(document: Mapping[str, Any]) -> None:
         if not row["ratio_low"] <= row["ratio"] <= row["ratio_high"]:
             raise ValueError(f"row {row}: the ratio lies outside its spread")
     for figure in document.get("figures", ()):
-        if set(figure) != FIGURE_KEYS or not _is_positive(figure["value"]):
-            raise ValueError(f"figure {figure}: expected {sorted(FIGURE_KEYS)}, and a positive value")
+        _check_figure(figure)
+
+
+def _check_figure(figure: Mapping[str, Any]) -> None:
+    if set(figure) == FIGURE_KEYS | INTERVAL_KEYS:
+        low, value, high = (figure[key] for key in ("low", "value", "high"))
+        if not (all(map(_is_finite, (low, value, high))) and low <= value <= high):
+            raise ValueError(f"figure {figure}: expected a value inside its interval")
+    elif set(figure) != FIGURE_KEYS or not _is_positive(figure["value"]):
+        keys = f"{sorted(FIGURE_KEYS)} (with {sorted(INTERVAL_KEYS)} where there is an interval)"
+        raise ValueError(f"figure {figure}: expected {keys}, and a positive value")
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+    return _is_finite(value) and isinstance(value, int | float) and value > 0
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _lines(path: str) -> list[str]:

@@ -37,11 +37,30 @@ def section(name: str, document: Mapping[str, Any]) -> Iterator[str]:
             for row in document["rows"]
         ]
         yield from table(("case", "metric", "mmclip", "peer", "peer's name", "ratio", "lowest to highest"), rows)
-    if document.get("figures"):
-        figures = [(f["case"], f["metric"], *_numbers(f["value"])) for f in document["figures"]]
-        yield from table(("case", "metric", "value"), figures)
+    if found := document.get("figures"):
+        if document["settings"].get("wide"):
+            yield from table(*wide(found))
+        else:
+            yield from table(("case", "metric", "value"), [(f["case"], f["metric"], figure_text(f)) for f in found])
     if absent := document["settings"].get("absent"):
         yield from table(("not measured", "because"), [(a["case"], a["reason"]) for a in absent])
+
+
+def wide(figures: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of a table with a line a case and a column a metric; `-` where a case has no such figure."""
+    metrics = list(dict.fromkeys(figure["metric"] for figure in figures))
+    lines: dict[str, dict[str, str]] = {}
+    for figure in figures:
+        lines.setdefault(figure["case"], {})[figure["metric"]] = figure_text(figure)
+    return ["case", *metrics], [[case, *(line.get(metric, "-") for metric in metrics)] for case, line in lines.items()]
+
+
+def figure_text(figure: Mapping[str, Any]) -> str:
+    """The value, with its interval where it has one."""
+    if "low" not in figure:
+        return _numbers(figure["value"])[0]
+    value, low, high = _numbers(figure["value"], figure["low"], figure["high"])
+    return f"{value} ({low} to {high})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -84,14 +84,14 @@ def lowest_interval(hits: Sequence[int], sizes: Sequence[int]) -> Interval:
     return _ends(_centred(lowest, float(rates.min())))
 
 
-def runs_interval(correct: Bool[Tensor, "run sample"]) -> Interval:
-    """95 % interval of an accuracy averaged over several runs on the same samples: runs and samples are both resampled."""
+def runs_interval(values: Bool[Tensor, "run sample"] | Float[Tensor, "run sample"]) -> Interval:
+    """95 % interval of a mean over several runs on the same samples, such as an accuracy: both are resampled."""
     generator = np.random.Generator(np.random.Philox(key=SEED))
-    runs, samples = correct.shape
+    runs, samples = values.shape
     drawn_runs = generator.multinomial(runs, np.full(runs, 1 / runs), size=REPLICATES) / runs
-    hits = correct.numpy().astype(np.float64).T
-    accuracies = [counts @ hits / samples for counts in _drawn(generator, [samples])]
-    return _ends((np.concatenate(accuracies) * drawn_runs).sum(axis=1))
+    rows = values.numpy().astype(np.float64).T
+    means = [counts @ rows / samples for counts in _drawn(generator, [samples])]
+    return _ends((np.concatenate(means) * drawn_runs).sum(axis=1))
 
 
 def statistic_interval(strata: Sequence[int], statistic: Statistic, centre: float | None = None) -> Interval:

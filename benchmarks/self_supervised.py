@@ -1,0 +1,140 @@
+"""What objectives over pictures alone make of a small tower in a minute: effective rank, and a linear probe.
+
+    make bench NAME=self_supervised                     # the figures of benchmarks/results/self_supervised.json
+    .venv/bin/python benchmarks/self_supervised.py --seconds 5 --recipes simclr mae --output /tmp/s.json   # a look
+
+Needs Fashion-MNIST (`apt-get install dataset-fashion-mnist`): 60,000 grey pictures of 28 px to learn from, without their
+classes, and 10,000 to measure on. Its shards are made once, under `data/fashion-mnist`.
+
+Equal for all: CPU time of the optimizer steps, loading included (measure/equal_time.py), the tower and its weights at the
+start, the pictures, one thread, fp32, the packaged recipe of each. Not equal: what a step costs, so their number; and the
+settings in `TUNED`, each with its reason, which were chosen on pictures of the training set that the run did not see.
+
+Measured on what the tower pools, before its projection: an objective over views trains that, and leaves the projection as
+random as it began. The same is measured of the tower that every run starts from, and the probe of the pixels themselves.
+
+- effective rank, and centred: RankMe of the features' directions on the held-out pictures
+- probe accuracy: logistic regression on standardised features of some labelled training pictures, its strength chosen on a
+  fifth of them; asked for the held-out pictures, with Wilson's 95 % interval. It is of one run each: another seed of the run
+  moves it too.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from measure.document import finish
+from measure.equal_time import Trained, Training, laid_over, settings_of, train_equally
+from measure.fashion_mnist import fashion_mnist
+from measure.frozen_probe import Probed, probed, ranks
+from measure.pictures import Pictures, opened, pictures_of, pooled_features
+
+from mmclip.preprocess import ImageSpec
+from mmclip.release import load
+from mmclip.release.start import create
+from mmclip.towers.two_tower import TwoTower
+from mmclip_eval.probes.logistic import Examples
+from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.tables import from_table
+
+SIDE, CLASSES = 28, 10
+# Averages its patches: a class token would learn nothing from reconstruction, which reads the patches.
+ARCH = {
+    "embed_dim": 96,
+    "vision_cfg": {
+        "image_size": SIDE,
+        "patch_size": 4,
+        "width": 96,
+        "layers": 4,
+        "head_width": 32,
+        "pool_type": "avg",
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},  # rests
+}
+TUNED: Mapping[str, Mapping[str, Any]] = {
+    "simclr": {},
+    "moco": {},
+    "byol": {},
+    "simsiam": {},
+    "vicreg": {},
+    "swav": {},
+    "dino": {},
+    "mae": {},
+}
+"""What is not the packaged recipe's, which is meant for longer runs."""
+
+
+def main() -> None:
+    """Train, measure, print and keep."""
+    parser = argparse.ArgumentParser(description="Objectives over pictures alone, at equal CPU time.")
+    parser.add_argument("--seconds", type=float, default=75.0, help="CPU seconds of each run's steps (default: 75)")
+    parser.add_argument("--recipes", nargs="+", choices=list(TUNED), default=list(TUNED), help="which (default: all)")
+    parser.add_argument("--at-once", type=int, default=2, help="runs at a time, one thread each (default: 2)")
+    parser.add_argument("--calibration", type=int, default=12, help="steps that tell a recipe's pace (default: 12)")
+    parser.add_argument("--examples", type=int, default=500, help="labelled pictures of each class (default: 500)")
+    parser.add_argument("--data", type=Path, help="shards of Fashion-MNIST (default: data/fashion-mnist)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/self_supervised.json)")
+    options = parser.parse_args()
+    data = options.data or fashion_mnist()
+    trainings = [training_of(recipe, data) for recipe in options.recipes]
+    spec = ImageSpec(size=(SIDE, SIDE))
+    with TemporaryDirectory() as folder:
+        runs = train_equally(trainings, Path(folder), options.seconds, options.at_once, options.calibration)
+        towers = {"random tower": (start_of(trainings[0]), None)}
+        towers |= {name: (load(run.folder), run) for name, run in runs.items()}
+    learnt = pictures_of(opened(data, split="train"), spec, options.examples)
+    asked = pictures_of(opened(data, split="test"), spec)
+    figures = figures_of("pixels", probe_of(learnt, asked, None))
+    for name, (tower, run) in towers.items():
+        figures += figures_of(name, probe_of(learnt, asked, tower), ranks(pooled_features(tower, asked.pixels)), run)
+    settings = {
+        "wide": True,
+        "cpu_seconds": options.seconds,
+        "model_cfg": ARCH,
+        "different": TUNED,
+        "learnt_by_the_probe": len(learnt.labels),
+        "measured_on": len(asked.labels),
+        "threads": 1,
+        "runs_at_once": options.at_once,
+    }
+    finish("self_supervised", [], {}, settings, options.output, figures=figures)
+
+
+def training_of(recipe: str, data: Path) -> Training:
+    """The run of a recipe on the training pictures."""
+    own = {"data": {"source": {"type": "tars", "shards": str(data / "train")}}, "model": {"inline": ARCH}}
+    return Training(recipe, recipe, laid_over(own, TUNED[recipe]))
+
+
+def start_of(training: Training) -> TwoTower:
+    """The towers that every run begins with: a run draws them first, from its seed."""
+    config = from_table(RunConfig, settings_of(training, 1, Path("runs/none")), training.name)
+    torch.manual_seed(config.seed)
+    return create(config.model, needs_logit_bias=False)
+
+
+def probe_of(learnt: Pictures, asked: Pictures, tower: TwoTower | None) -> Probed:
+    """On what the tower pools; without one on the pixels, of which one channel is as good as three."""
+
+    def examples(side: Pictures) -> Examples:
+        return Examples(side.grey() if tower is None else pooled_features(tower, side.pixels), side.labels)
+
+    return probed(examples(learnt), examples(asked), CLASSES)
+
+
+def figures_of(
+    case: str, probe: Probed, rank: tuple[float, float] | None = None, run: Trained | None = None
+) -> list[dict[str, Any]]:
+    """What stands in the line of one case."""
+    plain = {} if run is None else {"steps": run.steps, "CPU seconds": run.seconds}
+    plain |= {} if rank is None else {"effective rank": rank[0], "effective rank, centred": rank[1]}
+    figures: list[dict[str, Any]] = [{"case": case, "metric": name, "value": value} for name, value in plain.items()]
+    low, high = probe.interval
+    return [*figures, {"case": case, "metric": "probe accuracy", "value": probe.accuracy, "low": low, "high": high}]
+
+
+if __name__ == "__main__":
+    main()
