@@ -3,7 +3,7 @@
 from mmclip.batch import TowerOutput, ViewOutput
 from mmclip.config import config
 from mmclip.errors import UserError
-from mmclip.objectives.base import ModelShape, ViewNeed
+from mmclip.objectives.base import ModelShape, Style, ViewNeed
 from mmclip.objectives.parts.checks import at_least, positive, shares
 from mmclip.objectives.parts.norm import Norm
 
@@ -24,6 +24,8 @@ class MultiCropConfig:
     """Small crops of each picture beside the two large ones; 0 for none."""
     local_size: int | None = None
     """Their side in pixels; without it 3/7 of the model's, which is 96 of 224, in whole patches."""
+    global_style: Style = "strong"
+    """How the large crops are drawn; `crop` leaves colours alone, for crops that meet a caption too (`image_view`)."""
     prototypes: int = 3000
     hidden: int = 2048
     """Width of the hidden layers of the head."""
@@ -44,7 +46,7 @@ class MultiCropConfig:
     @property
     def crops(self) -> tuple[ViewNeed, ...]:
         """What the loader must draw."""
-        large = ViewNeed(GLOBAL, copies=2, style="crop", crop_area=(0.4, 1.0))
+        large = ViewNeed(GLOBAL, copies=2, style=self.global_style, crop_area=(0.4, 1.0))
         if not self.local_views:
             return (large,)
         small = ViewNeed(LOCAL, copies=self.local_views, style="local", size=self.local_size, crop_area=(0.05, 0.4))
