@@ -27,6 +27,9 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
     "moco v3": {"objective": {"type": "moco", "version": 3, "hidden": 16, "out": 8}},
     "masked, teacher": {"objective": {"type": "masked", "target": "teacher", "width": 8, "depth": 1}},
     "masked, noise": {"objective": {"type": "masked", "corruption": "noise", "width": 8, "depth": 1}},
+    "swav, queue": {
+        "objective": {"type": "swav", **SMALL["swav"], "local_views": 0, "queue_size": 20, "queue_from": 0.0}
+    },
     "slip": {
         "objective": {"type": "clip"},
         "auxiliary": [{"objective": {"type": "simclr", **SMALL["simclr"]}, "weight": 0.5}],
