@@ -69,8 +69,6 @@ class ObjectiveNeeds:
     """Embeddings of the pictures and captions of the batch; without any that needs them the text tower rests."""
     logit_bias: bool = False
     """The towers must own a logit bias; where it is False an existing bias is frozen, since no gradient reaches it."""
-    exported_modules: tuple[str, ...] = ()
-    """Names of the objective's own modules that belong to the released model."""
     logit_scale: bool = True
     """The scale learns; where it is False it is frozen, since no gradient reaches it."""
     class_head: bool = False
@@ -122,7 +120,8 @@ class ObjectiveContext:
 class Objective(nn.Module, ABC):
     """A loss over the towers' output; batch-coupled, so its loss is that of the global batch (see `ObjectiveOutput`).
 
-    Its heads are its modules, its state (queue, centre, teacher's heads) its persistent buffers and frozen parameters.
+    Its heads are its modules, its state (queue, centre, teacher's heads) its persistent buffers and frozen parameters. None of
+    them is a part of the released model: what an export should keep belongs to the towers.
     """
 
     needs: ObjectiveNeeds

@@ -165,7 +165,6 @@ def joined(needs: Sequence[ObjectiveNeeds], of_others: Sequence[ViewNeed] = ()) 
     return ObjectiveNeeds(
         pairs=any(need.pairs for need in needs),
         logit_bias=any(need.logit_bias for need in needs),
-        exported_modules=tuple(name for need in needs for name in need.exported_modules),
         logit_scale=any(need.logit_scale for need in needs),
         class_head=any(need.class_head for need in needs),
         teacher=next(iter(teachers), None),

@@ -124,7 +124,7 @@ def test_a_frozen_rank_is_named_and_the_run_goes_on_when_it_answers_again(
     took = run.until(lambda: name in run.said())
     assert took < 60, "measured on an idle machine: 4 s with these three, 21 s with the default of twenty"
     assert f", process {pid}) has not answered for 3 s; it was " in run.said()
-    assert "in __call__" in (run.folder / f"hang.rank{1 - frozen}.txt").read_text()
+    assert "in fit" in (run.folder / f"hang.rank{1 - frozen}.txt").read_text()
     assert not (run.folder / f"hang.rank{frozen}.txt").exists()
     steps = run.steps()
     os.kill(pid, signal.SIGCONT)
