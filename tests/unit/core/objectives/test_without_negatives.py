@@ -270,9 +270,11 @@ def test_large_crops_are_named_alike_so_that_objectives_share_them():
     swav, dino = SwavConfig(local_views=4).needs, DinoConfig(local_views=4).needs
     assert swav.views == dino.views
     assert [(view.name, view.copies, view.style) for view in dino.views] == [
-        ("global", 2, "crop"),
+        ("global", 2, "strong"),
         ("local", 4, "local"),
     ]
+    meets_captions = DinoConfig(global_style="crop", local_views=0).needs.views
+    assert [(view.name, view.style) for view in meets_captions] == [("global", "crop")]
     assert len({config.needs.views for config in (ByolConfig(), SimsiamConfig(), VicregConfig())}) == 1
     assert not any(config.needs.pairs for config in CONFIGS.values())
 
