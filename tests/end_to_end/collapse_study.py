@@ -3,7 +3,7 @@
     python tests/end_to_end/collapse_study.py OUT.json [--steps 400] [--seed 0] [--only vicreg ...]
 
 A small MLP stands for the tower. What is broken is what its paper names as the reason why the objective does not collapse; it
-is broken here, by subclasses, and by no option of the objectives. `masked` has no twin: its target is the picture itself.
+is broken here, by subclasses or by values that no run would have. `masked` has no twin: its target is the picture itself.
 """
 
 import argparse
