@@ -20,6 +20,8 @@ from measure.ratios import Row
 from measure.results_page import RESULTS
 
 OUR_PACKAGES = ("torch", "numpy", "pillow")
+PIPED = 150
+"""Columns of what goes to a file, where a table of many columns would be broken at 80."""
 KEYS = {"machine", "versions", "date", "settings", "rows"}
 FIGURE_KEYS = {"case", "metric", "value"}
 INTERVAL_KEYS = {"low", "high"}
@@ -104,7 +106,7 @@ def check(document: Mapping[str, Any]) -> None:
     """Hold a document to the form that readers of `benchmarks/results` rely on.
 
     Raises:
-        ValueError: a key is missing or unknown, a figure is not positive, or a ratio lies outside its own spread.
+        ValueError: a key is missing or unknown, a figure is not positive, or a ratio or a value lies outside its own spread.
     """
     if set(document) - {"figures"} != KEYS:
         raise ValueError(f"keys {sorted(document)}: expected {sorted(KEYS)}, and figures where there are some")

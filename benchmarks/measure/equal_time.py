@@ -59,15 +59,24 @@ class Trained:
 
 
 def train_equally(
-    trainings: Sequence[Training], folder: Path, seconds: float, at_once: int, calibration_steps: int
+    trainings: Sequence[Training],
+    folder: Path,
+    seconds: float,
+    at_once: int,
+    calibration_steps: int,
+    then: Callable[[str, Trained], None] = lambda name, trained: None,
 ) -> dict[str, Trained]:
-    """Train each for as many steps as take `seconds` of CPU time; `at_once` runs share the machine, in both passes."""
+    """Train each for as many steps as take `seconds` of CPU time; `at_once` runs share the machine, in both passes.
+
+    `then` is called with the name and the outcome of each as soon as it is there, in the thread of its run.
+    """
     paces = calibrate(trainings, folder / "calibration", calibration_steps, at_once)
 
     def whole(training: Training) -> Trained:
         steps = max(WARM + 2, round(seconds / paces[training.recipe]))
         trained = train(training, steps, folder / training.name)
         print(f"  {training.name}: {steps} steps, {trained.seconds:.1f} CPU s", flush=True)
+        then(training.name, trained)
         return trained
 
     return dict(zip((one.name for one in trainings), in_threads(whole, trainings, at_once), strict=True))

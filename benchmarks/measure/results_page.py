@@ -59,7 +59,7 @@ def figure_text(figure: Mapping[str, Any]) -> str:
     """The value, with its interval where it has one."""
     if "low" not in figure:
         return _numbers(figure["value"])[0]
-    value, low, high = _numbers(figure["value"], figure["low"], figure["high"])
+    value, low, high = (f"{figure[key]:.3g}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 
 
