@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import tomli_w
@@ -83,17 +82,14 @@ def train_equally(
 
 
 def calibrate(trainings: Sequence[Training], folder: Path, steps: int, at_once: int) -> dict[str, float]:
-    """CPU seconds of a step of each recipe: the median of two short runs, all recipes once and then once more."""
+    """CPU seconds of a step of each recipe, in a short run of its own."""
     recipes = list({training.recipe: training for training in trainings}.values())
-    rounds = [(number, training) for number in range(2) for training in recipes]
 
-    def short(job: tuple[int, Training]) -> float:
-        number, training = job
-        trained = train(training, steps, folder / f"{training.recipe}-{number}")
+    def short(training: Training) -> float:
+        trained = train(training, steps, folder / training.recipe)
         return trained.seconds / trained.steps
 
-    found = in_threads(short, rounds, at_once)
-    paces = {one.recipe: median(found[place :: len(recipes)]) for place, one in enumerate(recipes)}
+    paces = dict(zip((one.recipe for one in recipes), in_threads(short, recipes, at_once), strict=True))
     print("CPU seconds a step:", ", ".join(f"{recipe} {pace:.3f}" for recipe, pace in paces.items()), flush=True)
     return paces
 
