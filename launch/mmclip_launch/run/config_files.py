@@ -23,11 +23,11 @@ def run_file(word: str) -> Path:
     if word.endswith(".toml") or Path(word).is_file():
         return Path(word)
     known = recipes(PRETRAIN)
-    if word not in known:
-        raise UserError(
-            f"{word}: no such recipe: expected the path of a run file (.toml), or one of {', '.join(known)}"
-        )
-    return packaged_config(f"{PRETRAIN}/{word}")
+    if word in known:
+        return packaged_config(f"{PRETRAIN}/{word}")
+    if Path(word).exists():  # a folder, which its reader refuses in its own words
+        return Path(word)
+    raise UserError(f"{word}: no such recipe: expected the path of a run file (.toml), or one of {', '.join(known)}")
 
 
 def packaged_config(name: str) -> Path:

@@ -91,7 +91,7 @@ def test_a_small_crop_is_what_the_tower_resized_to_it_makes_and_its_positions_le
     found = towers.encode_view(given)
     # timm interpolates in single precision
     torch.testing.assert_close(found.pooled, resized.encode_view(given).pooled, rtol=1e-6, atol=1e-6)
-    found.pooled.sum().backward()
+    found.pooled[:, 0].sum().backward()  # the sum of normalised features is the same whatever the picture
     positions = next(p for n, p in towers.named_parameters() if "visual" in n and "pos" in n)
     assert positions.grad is not None
     assert positions.grad.abs().sum() > 0
