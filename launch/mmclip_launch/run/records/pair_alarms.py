@@ -8,6 +8,7 @@ from collections import deque
 from statistics import median
 
 from mmclip_launch.run.records.alarm_rule import Expected, Figures, Rule, Verdict
+from mmclip_launch.run.records.rank_drop import RankFalls
 
 MODALITIES = ("image", "text")
 
@@ -19,10 +20,6 @@ RANK_COLLAPSED, RANK_FINE = 1.5, 2.0
 """Uncentred effective rank: 1 where all rows are one; two captions with a cosine of .7 reach 1.8."""
 UNIFORMITY_COLLAPSED, UNIFORMITY_FINE = -0.1, -0.3
 """0 where all rows are one; -3.9 on the sphere. -.1 is a spread of .16."""
-RANK_KEPT, RANK_KEPT_FINE = 0.7, 0.8
-"""Share of its maximum that the effective rank must keep: the alarm at a loss of 30 % was proposed with RankMe."""
-RANK_WINDOW = 5
-"""Logs whose median stands for the rank: one batch of 128 alone varies by a tenth. Ours."""
 CHANCE_MARGIN, CHANCE_FINE = 1e-3, 2e-2
 """How far below that of guessing a loss must be."""
 CLAMP_SHARE, CLAMP_FINE = 0.999, 0.99
@@ -61,33 +58,22 @@ class Collapse(Rule):
         return Verdict(bool(signs), fine, message)
 
 
-class RankDrop(Rule):
+class RankDrop(RankFalls):
     """The space loses dimensions.
 
     By the smaller rank of the two modalities: with ten different captions the image rank must fall to theirs.
     """
 
     name = "rank_drop"
+    before = "effective rank"
+    after = (
+        "the embeddings use fewer dimensions than before; "
+        "if scores fall too, lower optimizer.lr and go back to an earlier checkpoint"
+    )
 
-    def __init__(self, expected: Expected) -> None:
-        super().__init__(expected)
-        self.recent: deque[float] = deque(maxlen=RANK_WINDOW)
-        self.highest = 0.0
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Compare the median of the recent logs with its own maximum."""
-        rank = min(figures[f"health/{modality}_effective_rank"] for modality in MODALITIES)
-        if math.isfinite(rank):
-            self.recent.append(rank)
-        if len(self.recent) < RANK_WINDOW:
-            return Verdict(bad=False, fine=False)
-        now = median(self.recent)
-        self.highest = max(self.highest, now)
-        message = (
-            f"effective rank {now:.1f}, down from {self.highest:.1f}: the embeddings use fewer dimensions than before; "
-            "if scores fall too, lower optimizer.lr and go back to an earlier checkpoint"
-        )
-        return Verdict(now < RANK_KEPT * self.highest, now > RANK_KEPT_FINE * self.highest, message)
+    def rank(self, figures: Figures) -> float:
+        """The smaller one."""
+        return min(figures[f"health/{modality}_effective_rank"] for modality in MODALITIES)
 
 
 class AtChance(Rule):

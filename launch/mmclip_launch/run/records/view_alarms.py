@@ -4,11 +4,10 @@ Names are those behind the last `/`: of several objectives each is watched, and 
 """
 
 import math
-from collections import deque
 from collections.abc import Mapping
-from statistics import median
 
-from mmclip_launch.run.records.alarm_rule import Expected, Figures, Rule, Verdict
+from mmclip_launch.run.records.alarm_rule import Figures, Rule, Verdict
+from mmclip_launch.run.records.rank_drop import RankFalls
 
 STD, STD_FINE = 0.1, 0.2
 """Spread of the directions of features; of a whole sphere 1."""
@@ -21,9 +20,6 @@ DIMENSIONS_LOST, DIMENSIONS_FINE = 8.0, 10.0
 without covariance; healthy ones have 15 and more (tests/end_to_end/collapse_study.py)."""
 SHARE_LOST = 0.125
 """Of the dimensions, where these are few: a rank of 6 of 16 is no loss."""
-RANK_KEPT, RANK_KEPT_FINE = 0.7, 0.8
-"""Share of its maximum that the effective rank must keep: RankMe's authors and ours for embeddings."""
-RANK_WINDOW = 5
 PROTOTYPES_USED, PROTOTYPES_USED_FINE = 0.05, 0.1
 """Perplexity of the mean assignment over the number of prototypes."""
 ENTROPY_MARGIN, ENTROPY_FINE = 1e-3, 1e-2
@@ -106,30 +102,19 @@ class DimensionsLost(Rule):
         return Verdict(bool(signs), fine, message)
 
 
-class FeatureRankDrop(Rule):
+class FeatureRankDrop(RankFalls):
     """The tower's features lose dimensions that they had."""
 
     name = "feature_rank_drop"
+    before = "effective rank of the tower's features"
+    after = (
+        "they use fewer dimensions than before; "
+        "if a probe of them falls too, lower optimizer.lr and go back to an earlier checkpoint"
+    )
 
-    def __init__(self, expected: Expected) -> None:
-        super().__init__(expected)
-        self.recent: deque[float] = deque(maxlen=RANK_WINDOW)
-        self.highest = 0.0
-
-    def judge(self, figures: Figures) -> Verdict:
-        """Compare the median of the recent logs with its own maximum."""
-        rank = figures["health/pooled_effective_rank"]
-        if math.isfinite(rank):
-            self.recent.append(rank)
-        if len(self.recent) < RANK_WINDOW:
-            return Verdict(bad=False, fine=False)
-        now = median(self.recent)
-        self.highest = max(self.highest, now)
-        message = (
-            f"effective rank of the tower's features {now:.1f}, down from {self.highest:.1f}: they use fewer dimensions than "
-            "before; if a probe of them falls too, lower optimizer.lr and go back to an earlier checkpoint"
-        )
-        return Verdict(now < RANK_KEPT * self.highest, now > RANK_KEPT_FINE * self.highest, message)
+    def rank(self, figures: Figures) -> float:
+        """Of what the tower pools."""
+        return figures["health/pooled_effective_rank"]
 
 
 class PrototypesUnused(Rule):
