@@ -20,6 +20,7 @@ from torch.nn import Parameter
 from mmclip.training.progress import Progress as RunProgress
 from mmclip_launch.output import Output
 from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.pairing import objectives_of
 
 Item = TypeVar("Item")
 Show = Callable[[RunProgress, Mapping[str, float]], None]
@@ -80,9 +81,10 @@ class Screen:
     ) -> None:
         """Say what is about to happen, in samples, steps and epochs."""
         total = total_steps * config.global_batch_size
+        objectives = " + ".join(objective.type for objective in objectives_of(config))
         self.say(
             f"{config.output}: {total_steps:,} steps of {config.global_batch_size:,} = {total:,} samples = "
-            f"{total / samples_per_epoch:.2f} epochs of {samples_per_epoch:,}; objective {config.objective.type}, "
+            f"{total / samples_per_epoch:.2f} epochs of {samples_per_epoch:,}; objective {objectives}, "
             f"{config.precision} on {accelerator.num_processes} x {accelerator.device}"
         )
         if progress.step:
