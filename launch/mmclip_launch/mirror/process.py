@@ -3,15 +3,13 @@
     python -m mmclip_launch.mirror.process
 
 reads orders, a line of JSON each: the first says where and from which step the run goes on, each later one names a checkpoint
-that is on the disk. Of several that wait only the newest is copied.
+that is on the disk.
 """
 
 import json
 import os
-import select
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,8 @@ def main() -> None:
     os.nice(NICENESS)
     place: Place | None = None
     holder: Holder | None = None
-    for order in _orders():
+    for line in sys.stdin:
+        order = json.loads(line)
         try:
             if place is None or holder is None:
                 place = Place(order["url"])
@@ -51,19 +50,6 @@ def _holder(place: Place, order: dict[str, Any]) -> Holder:
     if order["token"]:
         return Holder(order["token"], order["nonce"])
     return place.claim(order["resumed_step"])
-
-
-def _orders() -> Iterator[dict[str, Any]]:
-    """Orders as they come; of those that have come meanwhile the last."""
-    received, ended = b"", False
-    while not ended or b"\n" in received:
-        while not ended and (b"\n" not in received or select.select([0], [], [], 0)[0]):
-            piece = os.read(0, 1 << 16)
-            ended = not piece
-            received += piece
-        *lines, received = received.split(b"\n")
-        if lines:
-            yield json.loads(lines[-1])
 
 
 def _answer(kind: str, **rest: object) -> None:

@@ -1,6 +1,7 @@
 """`Mirror`: a training run's side of the copying."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,21 @@ class Mirror:
         self._patience = patience
         self._child = Child(PROCESS)
         self._first = {"url": config.url, "resumed_step": resumed_step, "token": 0, "nonce": ""}
-        self._newest: Path | None = None
-        """What is to be copied, or is being copied."""
-        self._sent = False
+        self._waiting: Path | None = None
+        """The newest checkpoint that is to be copied."""
+        self._under_way: Path | None = None
+        """What is being copied. One at a time: all that is copied stays on the disk meanwhile."""
         self._again_at = 0.0
         self._begin()
 
     @property
     def spared(self) -> set[str]:
         """Names of checkpoints that must stay on the disk for now."""
-        return set() if self._newest is None else {self._newest.name}
+        return {folder.name for folder in (self._waiting, self._under_way) if folder is not None}
 
     def offer(self, folder: Path) -> None:
         """Copy a checkpoint that is on the disk, as soon as the one before is done."""
-        self._newest, self._sent = folder, False
+        self._waiting = folder
         self.poll()
 
     def poll(self) -> None:
@@ -54,10 +56,10 @@ class Mirror:
         try:
             while (answer := self._child.receive(0.0)) is not None:
                 self._take(answer)
-            if self._newest is not None and not self._sent and time.monotonic() >= self._again_at:
-                order = {"run": str(self.run), "folder": str(self._newest), "keep": self.config.keep}
-                self._child.send(order)
-                self._sent = True
+            is_free = self._under_way is None and time.monotonic() >= self._again_at
+            if self._waiting is not None and is_free:
+                self._under_way, self._waiting = self._waiting, None
+                self._child.send(self._order(self._under_way))
         except ChildDied as error:
             self._failed(f"{self.config.url}: the process that copies checkpoints ended ({error})")
             self._begin()
@@ -68,13 +70,19 @@ class Mirror:
         Raises:
             StaleLeaseError, MachineError: as `poll` does.
         """
-        while self._newest is not None:
+        while self._waiting is not None or self._under_way is not None:
             self.poll()
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Let a copy in flight end."""
+        """Let copies end: the one under way, and the newest, of which a run that breaks off has no later word."""
+        if self._waiting is not None:
+            with suppress(ChildDied):  # it stays on the disk, where the run broke off
+                self._child.send(self._order(self._waiting))
         self._child.close(CLOSING_SECONDS)
+
+    def _order(self, folder: Path) -> dict[str, Any]:
+        return {"run": str(self.run), "folder": str(folder), "keep": self.config.keep}
 
     def _begin(self) -> None:
         try:
@@ -94,11 +102,10 @@ class Mirror:
             self._failed(answer["message"])
             return
         self._patience.fine(self._what)
-        if self._newest is not None and answer["folder"] == str(self._newest):
-            self._newest = None
+        self._under_way = None
 
     def _failed(self, message: str) -> None:
-        self._sent = False
+        self._waiting, self._under_way = self._waiting or self._under_way, None
         self._patience.failed(self._what, message)
         self._again_at = time.monotonic() + self._patience.pause_seconds(self._what)
 

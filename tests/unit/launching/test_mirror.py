@@ -5,6 +5,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -13,10 +14,13 @@ from mmclip.envelope import MANIFEST, publish, verify
 from mmclip.errors import UserError
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.lease import StaleLeaseError
+from mmclip.training.checkpoint.patience import Patience
 from mmclip_data.stores.writing import writable
+from mmclip_launch.mirror import sender
 from mmclip_launch.mirror.config import MirrorConfig
 from mmclip_launch.mirror.fetch import fetch_newer
 from mmclip_launch.mirror.place import Copy, Holder, Place
+from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.mirror.upload import upload
 
 
@@ -168,6 +172,53 @@ def test_a_mirror_of_the_same_age_as_the_disk_brings_nothing(place: Place, run: 
     copy = fetch_newer(place, run, lambda said: None)
     assert copy is not None, "what is damaged on the disk is not there"
     verify(checkpoint_folder(run, 1))
+
+
+class SlowStore:
+    """Stands for the process that copies: an order is answered when the test says so."""
+
+    def __init__(self, module: str) -> None:
+        self.orders: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = [{"kind": "ready", "token": 1, "nonce": "n"}]
+
+    def send(self, order: dict[str, Any]) -> None:
+        self.orders.append(order)
+
+    def receive(self, seconds: float | None) -> dict[str, Any] | None:
+        return self.answers.pop(0) if self.answers else None
+
+    def close(self, seconds: float) -> None:
+        pass
+
+
+def test_what_a_slow_store_is_copying_stays_on_the_disk(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of two steps that wait behind it the newer is copied next; a copy that failed is made of the newest."""
+    monkeypatch.setattr(sender, "Child", SlowStore)
+    said: list[str] = []
+    mirror = Mirror(MirrorConfig(url="s3://data/run"), run, 0, Patience(10.0, said.append))
+    child = mirror._child
+    assert isinstance(child, SlowStore)
+    two, four, six, eight = [checkpoint_folder(run, step) for step in (2, 4, 6, 8)]
+
+    def asked() -> list[str]:
+        return [Path(order["folder"]).name for order in child.orders[1:]]
+
+    mirror.offer(two)
+    mirror.offer(four)
+    mirror.offer(six)
+    assert asked() == [two.name]
+    assert mirror.spared == {two.name, six.name}
+    child.answers.append({"kind": "durable", "folder": str(two)})
+    mirror.poll()
+    assert asked() == [two.name, six.name]
+    assert mirror.spared == {six.name}
+    mirror.offer(eight)
+    child.answers.append({"kind": "failed", "message": "no such bucket"})
+    mirror.poll()
+    assert mirror.spared == {eight.name}
+    assert "no such bucket" in said[0]
+    mirror.close()
+    assert asked() == [two.name, six.name, eight.name]
 
 
 @pytest.mark.parametrize("url", ["runs/copy", "https://example.org/run", "s3://", "ftp://host/run"])
