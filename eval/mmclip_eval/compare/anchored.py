@@ -1,0 +1,31 @@
+"""`Anchored`: a figure between two models, with what it is when nothing has changed and when everything has."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A figure that means little by itself, between the two that give it a meaning."""
+
+    value: float
+    low: float
+    high: float
+    """`low` and `high`: its 95 % interval over examples."""
+    ceiling: float
+    """What it is between two random halves of the first model's units, as if they were two models."""
+    floor: float
+    """Its mean between the first model and independent ones, else between rows of the two that do not belong together."""
+    floor_from: str
+    """What the floor is of: `permuted pairs`, or `3 independent models`."""
+
+    @property
+    def position(self) -> float:
+        """Where `value` lies from floor (0) to ceiling (1), clipped: equal weights give 1, whatever the measure's scale.
+
+        Also of a distance, whose ceiling lies below its floor. nan where the two anchors are one, or a figure is nan.
+        """
+        span = self.ceiling - self.floor
+        if not math.isfinite(span) or span == 0 or math.isnan(self.value):
+            return math.nan
+        return min(1.0, max(0.0, (self.value - self.floor) / span))
