@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from mmclip.towers.block import takes_rows
-from mmclip.towers.text_groups import Lengths, TextPlan, full_lengths, plan_groups
+from mmclip.towers.text_groups import Lengths, TextPlan, full_lengths, one_group, plan_groups
 from mmclip.towers.trunk import Work, pooled_rows
 
 TextGroups = Literal["auto"] | int
@@ -37,6 +37,12 @@ class TextEncoder(Protocol):
 
     def lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
         """Columns of each caption that reach its embedding, on the host: tokens on a device are waited for."""
+        ...
+
+    def arrange(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> tuple[Int[Tensor, "batch column"], TextPlan]:
+        """The tokens that `encode` runs, in the order in which it runs them, and their groups."""
         ...
 
     def encode(
@@ -86,17 +92,22 @@ class NativeText:
             return full_lengths(tokens)
         return pooled_column(tokens, self.tower).cpu().numpy() + 1
 
-    def encode(
+    def arrange(
         self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
-    ) -> Float[Tensor, "batch embed"]:
-        """One lookup, one norm and one projection for the whole batch; between them, the blocks over all groups."""
+    ) -> tuple[Int[Tensor, "batch column"], TextPlan]:
         if self.why_padded:
             tokens, groups = padded(tokens, self.context_length, getattr(self.tower, "pad_id", 0)), 1
             lengths = None
         plan = plan_groups(
             self.lengths(tokens) if lengths is None else lengths, self.context_length, groups, work.static_shapes
         )
-        ordered = sort_captions(tokens, plan)
+        return sort_captions(tokens, plan), plan
+
+    def encode(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> Float[Tensor, "batch embed"]:
+        """One lookup, one norm and one projection for the whole batch; between them, the blocks over all groups."""
+        ordered, plan = self.arrange(tokens, lengths, groups, work)
         starts = torch.from_numpy(plan.first_rows).to(tokens.device, non_blocking=True)
         column = pooled_column(ordered, self.tower)
         rows = self._embedded(ordered, plan)
@@ -148,6 +159,16 @@ class HuggingFaceText:
         behind = (tokens != self.pad_id).flip(1).int().argmax(dim=1)
         return tokens.shape[1] - behind.cpu().numpy()
 
+    def arrange(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> tuple[Int[Tensor, "batch column"], TextPlan]:
+        if self.why_padded:
+            whole = padded(tokens, self.context_length, self.pad_id)
+            return whole, one_group(*whole.shape)
+        lengths = self.lengths(tokens) if lengths is None else lengths
+        plan = plan_groups(lengths, self.context_length, groups, static_shapes=True)
+        return sort_captions(tokens, plan), plan
+
     def encode(
         self,
         tokens: Int[Tensor, "batch token"],
@@ -161,11 +182,8 @@ class HuggingFaceText:
         Not `projected`, it is what the encoder's pooler makes of its last layer.
         """
         run = self.tower if projected else self._pooled
-        if self.why_padded:
-            return first(run(padded(tokens, self.context_length, self.pad_id)))
-        lengths = self.lengths(tokens) if lengths is None else lengths
-        plan = plan_groups(lengths, self.context_length, groups, static_shapes=True)
-        embeds = [first(run(part)) for part in plan.cut(sort_captions(tokens, plan), self.pad_id)]
+        ordered, plan = self.arrange(tokens, lengths, groups, work)
+        embeds = [first(run(part)) for part in plan.cut(ordered, self.pad_id)]
         return unsort_captions(torch.cat(embeds), plan)
 
     def _pooled(self, tokens: Int[Tensor, "batch token"]) -> Float[Tensor, "batch width"]:
@@ -191,10 +209,16 @@ class StockText:
     def lengths(self, tokens: Int[Tensor, "batch token"]) -> Lengths:
         return full_lengths(tokens)
 
+    def arrange(
+        self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
+    ) -> tuple[Int[Tensor, "batch column"], TextPlan]:
+        whole = padded(tokens, self.context_length, self.pad_id)
+        return whole, one_group(*whole.shape)
+
     def encode(
         self, tokens: Int[Tensor, "batch token"], lengths: Lengths | None, groups: TextGroups, work: Work
     ) -> Float[Tensor, "batch embed"]:
-        return first(self.backbone.encode_text(padded(tokens, self.context_length, self.pad_id)))
+        return first(self.backbone.encode_text(self.arrange(tokens, lengths, groups, work)[0]))
 
 
 def pool_type(tower: Any) -> str:

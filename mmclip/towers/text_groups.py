@@ -57,6 +57,11 @@ def full_lengths(tokens: Int[Tensor, "batch token"]) -> Lengths:
     return np.full(tokens.shape[0], tokens.shape[1])
 
 
+def one_group(captions: int, columns: int) -> TextPlan:
+    """All captions as they stand, at one width."""
+    return TextPlan(np.arange(captions), ((captions, columns),))
+
+
 def plan_groups(
     lengths: Lengths, context_length: int, groups: Literal["auto"] | int, static_shapes: bool = False
 ) -> TextPlan:
@@ -71,7 +76,7 @@ def plan_groups(
         groups = max(1, min(MOST_STATIC_GROUPS, len(lengths) // SMALLEST_STATIC_GROUP))
     counts = _by_width(widths[order]) if groups == "auto" else _equal(len(lengths), groups)
     if len(counts) == 1:
-        return TextPlan(np.arange(len(lengths)), ((len(lengths), int(widths.max())),))
+        return one_group(len(lengths), int(widths.max()))
     ends = np.cumsum(counts)
     return TextPlan(order, tuple((int(n), int(widths[order[end - 1]])) for n, end in zip(counts, ends, strict=True)))
 

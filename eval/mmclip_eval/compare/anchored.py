@@ -1,28 +1,34 @@
 """`Anchored`: a figure between two models, with what it is when nothing has changed and when everything has."""
 
+import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Anchored:
-    """A figure with its 95 % interval over examples."""
+    """A figure that means little by itself, between the two that give it a meaning."""
 
     value: float
     low: float
     high: float
+    """`low` and `high`: its 95 % interval over examples."""
     ceiling: float
-    """Of A with itself, on halves of the examples: what two models with the same weights reach."""
+    """What the first model reaches with itself, on halves of the examples: equal weights are at the ceiling."""
     floor: float
-    """The mean over independent models, else of permuted pairs."""
+    """Its mean between the first model and independent ones, else between rows of the two that do not belong together."""
     floor_from: str
-    """`permuted pairs` or `3 independent models`."""
+    """What the floor is of: `permuted pairs`, or `3 independent models`."""
     halves: float | None = None
-    """Of two random halves of A's units, as if they were two models; None where half of them cannot stand for all."""
+    """What it is between two random halves of the first model's units, as if they were two models; None where half of the
+    units cannot stand for all."""
 
     @property
     def position(self) -> float:
-        """Where between floor (0) and ceiling (1) the figure lies; beyond them it is clipped."""
+        """Where `value` lies from floor (0) to ceiling (1), clipped: equal weights give 1, whatever the measure's scale.
+
+        Also of a distance, whose ceiling lies below its floor. nan where the two anchors are one, or a figure is nan.
+        """
         span = self.ceiling - self.floor
-        if span == 0:
-            return 1.0 if self.value == self.ceiling else 0.0
+        if not math.isfinite(span) or span == 0 or math.isnan(self.value):
+            return math.nan
         return min(1.0, max(0.0, (self.value - self.floor) / span))
