@@ -71,9 +71,7 @@ def compare_viewed(
     )
 
 
-def _panels(
-    a: Viewed, b: Viewed, against: Sequence[Viewed], say: Callable[[str], object]
-) -> Iterator[LayerPanel]:
+def _panels(a: Viewed, b: Viewed, against: Sequence[Viewed], say: Callable[[str], object]) -> Iterator[LayerPanel]:
     for place, (ours, theirs) in enumerate(zip(a.layers, b.layers, strict=True)):
         say(f"{ours.tower} tower: {len(ours.names)} x {len(theirs.names)} layers on {len(ours.kept):,} samples")
         try:
@@ -82,9 +80,7 @@ def _panels(
             raise UserError(f"{ours.tower} tower of {a.name} and {b.name}: {error}") from error
 
 
-def _notes(
-    sets: Sequence[ComparedSet], panels: Sequence[LayerPanel], readings: Sequence[Reading]
-) -> Iterator[str]:
+def _notes(sets: Sequence[ComparedSet], panels: Sequence[LayerPanel], readings: Sequence[Reading]) -> Iterator[str]:
     for one in sets:
         if one.behaviour.samples < FEW_ROWS:
             yield f"{one.behaviour.dataset}: {one.behaviour.samples:,} samples: the intervals are wide"

@@ -108,7 +108,9 @@ def of_change(figure: str, about: str, found: Change) -> Reading:
     sign = -1.0 if better == "higher" else 1.0
     floor = None if found.floor is None else sign * found.floor
     origin = "" if floor is None else "independent models"
-    return Reading(figure, about, words, found.value, found.low, found.high, sign * found.ceiling, floor, origin, better)
+    return Reading(
+        figure, about, words, found.value, found.low, found.high, sign * found.ceiling, floor, origin, better
+    )
 
 
 def _of_group(dataset: str, row: GroupChange) -> Reading:

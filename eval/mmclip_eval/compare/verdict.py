@@ -73,8 +73,8 @@ class Verdict:
 def judge(readings: Sequence[Reading], thresholds: Thresholds, known: Mapping[str, Better]) -> Verdict:
     """Judge every reading that a rule names; a figure that was not measured judges nothing.
 
-    `known` are all figures that there are, and which side of each is better. A verdict needs behaviour: without a set that has classes or
-    captions it is `look` at best.
+    `known` are all figures that there are, and which side of each is better. A verdict needs behaviour: without a set that
+    has classes or captions it is `look` at best.
 
     Raises:
         UserError: a rule names no figure, or its bounds contradict each other.

@@ -46,9 +46,7 @@ def by_group(a: Seen, b: Seen, against: Sequence[Seen] = ()) -> ByGroup:
         if int(own.sum()) < FEWEST:
             left_out.append(groups.names[number])
             continue
-        change = accuracy_change(
-            a.said.correct[own], b.said.correct[own], [one.said.correct[own] for one in against]
-        )
+        change = accuracy_change(a.said.correct[own], b.said.correct[own], [one.said.correct[own] for one in against])
         agreement = float((a.said.predicted[own] == b.said.predicted[own]).double().mean())
         rows.append(GroupChange(groups.names[number], int(own.sum()), change, agreement))
     rows.sort(key=lambda row: (row.accuracy.value, row.name))

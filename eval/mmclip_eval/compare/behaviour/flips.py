@@ -82,7 +82,11 @@ def accuracy_change(
 
 
 def _anchored(
-    hits: Bool[Tensor, " sample"], a: Seen, against: Sequence[Seen], figure: Callable[[Said, Said], float], chance: float
+    hits: Bool[Tensor, " sample"],
+    a: Seen,
+    against: Sequence[Seen],
+    figure: Callable[[Said, Said], float],
+    chance: float,
 ) -> Anchored:
     low, high = accuracy_interval(hits)
     others = [figure(a.said, other.said) for other in against]

@@ -41,7 +41,7 @@ class Retrieved:
 
 def retrieved(way: Way, a: Seen, b: Seen, against: Sequence[Seen] = ()) -> Retrieved:
     """Compare what two models retrieve; both must have captions."""
-    k = min(TOP, _gallery(a, way))
+    k = max(1, min(TOP, _gallery(a, way) // 4))  # most of a small gallery would be among the best of anybody
     lists = [_best(one, way, k) for one in (a, b)]
     shared = _shared(*lists)
     owner, samples = _owner(a, way), len(a.image_embed)
@@ -137,5 +137,3 @@ def _overlap(one: Int[Tensor, "query k"], other: Int[Tensor, "query k"]) -> floa
 
 def _samples(owner: Int[Tensor, " query"], chosen: Bool[Tensor, " query"]) -> Int[Tensor, " sample"]:
     return torch.unique(owner[chosen])
-
-

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -66,4 +65,3 @@ def refuse_other_samples(a: Seen, b: Seen) -> None:
             f"{a.name} saw {len(a.image_embed):,} samples of {a.dataset.config.name} and {b.name} saw "
             f"{len(b.image_embed):,} of {b.dataset.config.name}: both have to see the same"
         )
-    assert torch.isfinite(a.image_embed).all() and torch.isfinite(b.image_embed).all(), "the encode pass checks it"

@@ -87,9 +87,7 @@ def retrieval_walls(a: Seen, b: Seen, found: Retrieved, album: Album, most: int)
     return [wall for wall in walls if wall.cards]
 
 
-def _class_cards(
-    a: Seen, b: Seen, rows: Int[Tensor, " sample"], album: Album, most: int
-) -> tuple[FlipCard, ...]:
+def _class_cards(a: Seen, b: Seen, rows: Int[Tensor, " sample"], album: Album, most: int) -> tuple[FlipCard, ...]:
     part = a.dataset.labelled
 
     def answer(model: str, seen: Seen, row: int) -> Answer:
@@ -109,9 +107,7 @@ def _class_cards(
     )
 
 
-def _caption_cards(
-    a: Seen, b: Seen, rows: Int[Tensor, " sample"], album: Album, most: int
-) -> tuple[FlipCard, ...]:
+def _caption_cards(a: Seen, b: Seen, rows: Int[Tensor, " sample"], album: Album, most: int) -> tuple[FlipCard, ...]:
     part, shown = a.dataset.captioned, rows[:most]
     if not len(shown):
         return ()

@@ -60,9 +60,7 @@ def write_compare_page(path: Path, found: Comparison, command: str, machine: str
 def render_compare_page(found: Comparison, command: str, machine: str) -> str:
     """The page as text, the same for the same comparison."""
     versions = recorded_versions()
-    sections = [
-        set_section(one.behaviour, one.a, one.b, number) for number, one in enumerate(found.sets, start=1)
-    ]
+    sections = [set_section(one.behaviour, one.a, one.b, number) for number, one in enumerate(found.sets, start=1)]
     return (
         environment()
         .get_template("compare.html.j2")

@@ -83,9 +83,7 @@ class Viewer:
             logit_scale=logit_scale_of(model),
         )
 
-    def _layers(
-        self, name: str, model: TwoTower, advance: Callable[[int, int], None]
-    ) -> tuple[LayerFeatures, ...]:
+    def _layers(self, name: str, model: TwoTower, advance: Callable[[int, int], None]) -> tuple[LayerFeatures, ...]:
         if self.layers == "none":
             return ()
         dataset = self.datasets[0]
@@ -123,6 +121,11 @@ def _refuse(dataset: EvalDataset, bad: Any) -> None:
 
 
 def _refuse_silent(dataset: EvalDataset) -> None:
+    if len(dataset.rows) != len(dataset.samples):
+        raise UserError(
+            f"{dataset.config.name}: {len(dataset.rows):,} pictures of {len(dataset.samples):,} samples: expected one picture a "
+            "sample; leave the set out"
+        )
     if not dataset.has_captions() and not has_classes(dataset):
         raise UserError(
             f"{dataset.config.name}: samples have neither captions nor classes with names: give --label, --class-names or "
