@@ -73,5 +73,5 @@ class SparseAutoencoder(nn.Module):
 
 def keep_largest(seen: Float[Tensor, "row unit"], k: int) -> Float[Tensor, "row unit"]:
     """The `k` largest of each row where they are above zero, and zero elsewhere."""
-    values, places = seen.topk(k, dim=1)
+    values, places = seen.topk(k, dim=1, sorted=False)
     return torch.zeros_like(seen).scatter(1, places, F.relu(values))

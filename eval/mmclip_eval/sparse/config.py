@@ -15,17 +15,17 @@ class SparseConfig:
 
     form: Literal["topk", "l1"] = "topk"
     """`topk` keeps the k largest activations of a row (Gao et al. 2024), `l1` pays for their sum (Bricken et al. 2023)."""
-    expansion: int = 4
+    expansion: int = 2
     """Units for each dimension of the features, where `units` does not say how many."""
     units: int | None = None
     """How many there are in all."""
     k: int = 16
     """Of `topk`: units that may be active in a row."""
-    l1: float = 0.05
+    l1: float = 0.1
     """Of `l1`: price of an activation of 1, where the mean squared length of a centred row is 1."""
     centre: Literal["mean", "geometric_median"] = "geometric_median"
     """What the pre-bias begins with."""
-    steps: int = 2000
+    steps: int = 1000
     batch_size: int = 256
     """Rows of a step; all of them where there are fewer."""
     lr: float = 1e-3

@@ -39,15 +39,18 @@ def auxiliary_loss(
     error: Float[Tensor, "row width"],
     dead: Bool[Tensor, " unit"],
 ) -> Float[Tensor, ""]:
-    """Mean squared length of what dead units leave of the error that living ones make (AuxK, Gao et al. 2024, A.2).
+    """Share that dead units leave of the squared error that living ones make (AuxK, Gao et al. 2024, appendix A.2).
 
-    Of the dead at most half as many as there are dimensions explain a row.
+    Of the dead at most half as many as there are dimensions explain a row. A share, as in the authors' code: the error
+    itself grows small, and would soon move nothing.
     """
     count = min(int(dead.sum()), max(1, model.width // 2))
     if not count:
         return error.new_zeros(())
     activations = keep_largest(seen.masked_fill(~dead, -torch.inf), count)
-    return (error.detach() - activations @ model.directions).square().sum(dim=1).mean()
+    wanted = error.detach()
+    left = (wanted - activations @ model.directions).square().sum()
+    return left / wanted.square().sum().clamp_min(1e-12)
 
 
 @torch.no_grad()

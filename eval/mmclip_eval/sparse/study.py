@@ -77,6 +77,11 @@ class SparseStudy:
             found.append(
                 "the control of Gaussian rows is explained as well: these units show no sparse structure of the features"
             )
+        if self.explained.value < self.by_components.value:
+            found.append(
+                f"{self.components} principal components explain more with as many numbers a picture: "
+                "units are to be read, not to be saved with"
+            )
         if self.dead > self.model.units // 2:
             found.append(f"{self.dead:,} of {self.model.units:,} units are dead: fewer units or more rows would do")
         return tuple(found)

@@ -14,6 +14,8 @@ from mmclip_eval.report.sampling import draw
 from mmclip_eval.sparse.autoencoder import SparseAutoencoder
 
 NO_TEXTS = ()
+LEAST_FIRES = 5
+"""Rows that a unit fires on at least, to be shown: one picture says nothing of what it stands for."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Unit:
         }
 
 
-def chosen_units(fires: Int[Tensor, " unit"], count: int, least_rows: int = 5) -> tuple[int, ...]:
+def chosen_units(fires: Int[Tensor, " unit"], count: int, least_rows: int = LEAST_FIRES) -> tuple[int, ...]:
     """A fixed draw of the units that fire on `least_rows` rows at least, those of most rows first.
 
     None is picked by hand or by how well it can be named.
