@@ -25,6 +25,10 @@ VERBS = {
         "mmclip_launch.embed",
         "embeddings in clip-retrieval's layout: mmclip embed CHECKPOINT --data SHARDS --output FOLDER",
     ),
+    "sparse": (
+        "mmclip_launch.sparse",
+        "what a model's embeddings are made of: mmclip sparse CHECKPOINT --data SHARDS --output FOLDER",
+    ),
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN, or --results PATH..."),
     "shards": (
         "mmclip_launch.shards",
