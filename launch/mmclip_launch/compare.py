@@ -18,11 +18,13 @@ from rich.text import Text
 from mmclip.errors import GuardError, UndecidedError, UserError
 from mmclip_data.features.encoder import Pace
 from mmclip_data.shards.atomic import atomic_file
-from mmclip_eval.compare.assemble import Viewed, compare_viewed
+from mmclip_eval.compare.assemble import More, Viewed, compare_viewed
 from mmclip_eval.compare.comparison import Comparison
 from mmclip_eval.compare.page.page import PAGE, write_compare_page
 from mmclip_eval.compare.result import to_json
 from mmclip_eval.compare.verdict import Thresholds
+from mmclip_eval.contrasim.settings import ContraSimConfig
+from mmclip_eval.sparse.config import SparseConfig
 from mmclip_launch.evaluate import add_dataset_flags, dataset_of, datasets_of_run, default_output
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
@@ -36,6 +38,8 @@ from mmclip_launch.screen import Screen
 
 RESULT = "comparison.json"
 FOLDER = "compare"
+LEAST_AGAINST = 3
+"""Of `--contrasim`: with A and B enough to train on three models and test on two others."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -79,11 +83,12 @@ def main(arguments: Sequence[str]) -> None:
     add_dataset_flags(parser)
     add_encode_flags(parser)
     options = parser.parse_args(arguments)
-    found = compare(options, Screen())
-    if found.verdict.word == "unsafe":
-        raise GuardError(f"unsafe: {'; '.join(found.verdict.reasons)}")
-    if found.verdict.word == "look" and not options.accept_look:
-        raise UndecidedError(f"look: {'; '.join(found.verdict.reasons)}")
+    verdict = compare(options, Screen()).verdict
+    why = f"{len(verdict.reasons)} {'reason' if len(verdict.reasons) == 1 else 'reasons'} above"
+    if verdict.word == "unsafe":
+        raise GuardError(f"unsafe to switch ({why})")
+    if verdict.word == "look" and not options.accept_look:
+        raise UndecidedError(f"a person should look before the switch ({why}); --accept-look ends with exit code 0")
 
 
 def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
@@ -96,6 +101,7 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
         raise UserError(f"{world_size()} processes: a comparison is made by one; start it without a launcher")
     output = options.output or default_output(options.b).with_name(FOLDER)
     thresholds = read_thresholds(options.thresholds)
+    more = more_of(options)
     device = device_here(options.device)
     check_devices(device)
     sets = Sets.of_flags(
@@ -111,12 +117,30 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
     viewed: list[Viewed] = []
     for name in (options.a, options.b, *options.against):
         viewed.append(viewer.view(name, lambda model: refuse_equal_prompts(opened, model.tokenizer)))
-    found = compare_viewed(viewed[0], viewed[1], viewed[2:], thresholds, say=screen.say)
+    found = compare_viewed(viewed[0], viewed[1], viewed[2:], thresholds, more, screen.say)
     screen.show(table_of(found))
     for note in found.notes:
         screen.warn(note)
     write_all(found, output, device, screen)
     return found
+
+
+def more_of(options: argparse.Namespace) -> More:
+    """What the flags ask for beside behaviour and layers.
+
+    Raises:
+        UserError: the learned similarity was asked for, and there are too few models or no layers.
+    """
+    if options.contrasim and (len(options.against) < LEAST_AGAINST or options.layers == "none"):
+        raise UserError(
+            f"--contrasim with {len(options.against)} models --against and --layers {options.layers}: expected at least "
+            f"{LEAST_AGAINST} independent models of the same architecture and their layers: it is trained on some models and "
+            "tested on others, or it proves nothing"
+        )
+    return More(
+        sparse=SparseConfig(seed=options.seed) if options.sparse else None,
+        contrasim=ContraSimConfig(seed=options.seed) if options.contrasim else None,
+    )
 
 
 def read_thresholds(path: Path | None) -> Thresholds:
@@ -146,21 +170,19 @@ def write_all(found: Comparison, output: Path, device: str, screen: Screen) -> N
 
 def table_of(found: Comparison) -> Table:
     """Every figure with its anchors and what its rule says."""
-    table = Table("figure", "of")
-    for name in ("value", "95 % interval", "ceiling", "floor"):
-        table.add_column(name, justify="right")
+    table = Table()
+    table.add_column("figure", overflow="fold", min_width=34)
+    for name in ("value, 95 % interval", "ceiling, floor"):
+        table.add_column(name, justify="right", overflow="fold")
     table.add_column("verdict")
     words = {id(one.reading): one.word for one in found.verdict.judged}
     colours = {"safe": "green", "look": "yellow", "unsafe": "bold red"}
-    for one in found.readings:
+    for place, one in enumerate(found.readings):
+        if place and one.about != found.readings[place - 1].about:
+            table.add_section()
         word = words.get(id(one), "")
-        anchors = ["-" if anchor is None else f"{anchor:.4g}" for anchor in (one.ceiling, one.floor)]
-        table.add_row(
-            Text(one.figure),
-            Text(one.about),
-            f"{one.value:.4g}",
-            f"{one.low:.4g} to {one.high:.4g}",
-            *anchors,
-            Text(word, style=colours.get(word, "")),
-        )
+        anchors = ["-" if anchor is None else f"{anchor:.3g}" for anchor in (one.ceiling, one.floor)]
+        value = f"{one.value:.4g}\n{one.low:.3g} to {one.high:.3g}"
+        name = Text.assemble(one.figure, "\n", (one.about, "dim"))
+        table.add_row(name, value, "\n".join(anchors), Text(word, style=colours.get(word, "")))
     return table

@@ -1,14 +1,15 @@
 """`Comparison`: all that was found out about two models, and the verdict."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from mmclip_eval.compare.behaviour.behaviour import Behaviour
 from mmclip_eval.compare.behaviour.seen import Seen
+from mmclip_eval.compare.maps import TwinMaps
 from mmclip_eval.compare.readings import Reading
-from mmclip_eval.compare.representation.panel import LayerPanel
+from mmclip_eval.compare.representation.panel import Panel
 from mmclip_eval.compare.verdict import Verdict
+from mmclip_eval.contrasim.prediction import LayerPrediction
+from mmclip_eval.sparse.comparison import UnitComparison
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class Comparison:
     readings: tuple[Reading, ...]
     verdict: Verdict
     sets: tuple[ComparedSet, ...]
-    panels: tuple[LayerPanel, ...]
+    panels: tuple[Panel, ...]
     """Of the image tower, then of the text tower."""
     notes: tuple[str, ...] = ()
     """What a reader should know: few samples, layers that say nothing."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    """Commentary that no verdict hangs on, by its name."""
+    maps: TwinMaps | None = None
+    """Of the first set's pictures; None where there are too few, or one model has collapsed."""
+    units: UnitComparison | None = None
+    """Of sparse autoencoders over the first set's picture embeddings, where they were asked for."""
+    contrasim: LayerPrediction | None = None
+    """The learned similarity, where it was asked for: commentary, which no verdict hangs on."""

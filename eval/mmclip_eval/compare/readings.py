@@ -1,13 +1,15 @@
 """The figures of a comparison by name: what a verdict judges, a table lists and a result file holds."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmclip_eval.compare.anchored import Anchored
 from mmclip_eval.compare.behaviour.behaviour import Behaviour
 from mmclip_eval.compare.behaviour.by_group import GroupChange
 from mmclip_eval.compare.change import Change
+from mmclip_eval.compare.representation.measures import MEASURES
+from mmclip_eval.compare.representation.panel import Panel
 
 Better = Literal["higher", "lower", "nearer to 0"]
 
@@ -83,6 +85,49 @@ def behaviour_readings(found: Behaviour) -> Iterator[Reading]:
         yield Reading(
             "stored_embeddings.accuracy", name, words, stored.value, low, high, None, stored.chance, "chance", better
         )
+
+
+def representation_words() -> dict[str, tuple[str, Better]]:
+    """Figures of the embeddings of each tower."""
+    words: dict[str, tuple[str, Better]] = {}
+    for tower in ("image", "text"):
+        for name, measure in MEASURES.items():
+            words[f"representation.{tower}.{name}"] = (f"{tower} embeddings: {measure.title}", "higher")
+        words[f"representation.{tower}.cka.position"] = (
+            f"{tower} embeddings: CKA, from floor (0) to ceiling (1)",
+            "higher",
+        )
+    return words
+
+
+def panel_readings(panel: Panel) -> Iterator[Reading]:
+    """The figures of the embeddings of one tower; layers before them are for the page."""
+    words = representation_words()
+    pair = panel.pairs[-1]
+    about = f"{panel.rows:,} {'pictures' if panel.tower == 'image' else 'texts'}"
+    for name, found in pair.figures.items():
+        figure = f"representation.{panel.tower}.{name}"
+        yield _of_embeddings(figure, about, words[figure], found)
+        if name == "cka":
+            figure += ".position"
+            low, value, high = (replace(found, value=end).position for end in (found.low, found.value, found.high))
+            between = replace(found, value=value, low=low, high=high, ceiling=1.0, floor=0.0)
+            yield _of_embeddings(figure, about, words[figure], between)
+
+
+def _of_embeddings(figure: str, about: str, words: tuple[str, Better], found: Anchored) -> Reading:
+    return Reading(
+        figure,
+        about,
+        words[0],
+        found.value,
+        found.low,
+        found.high,
+        found.ceiling,
+        found.floor,
+        found.floor_from,
+        words[1],
+    )
 
 
 def of_anchored(figure: str, about: str, found: Anchored) -> Reading:

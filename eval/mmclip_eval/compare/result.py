@@ -1,12 +1,13 @@
 """A comparison as strict JSON: every figure, its anchors, its rule, and the pictures that flipped by their names."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 from mmclip_eval.compare.behaviour.behaviour import Behaviour
 from mmclip_eval.compare.behaviour.seen import Seen
 from mmclip_eval.compare.comparison import ComparedSet, Comparison
-from mmclip_eval.compare.representation.panel import LayerPanel
+from mmclip_eval.compare.representation.panel import Panel
 from mmclip_eval.results.result import recorded_versions
 
 VERSION = 1
@@ -33,7 +34,9 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "layers": [_panel(panel) for panel in found.panels],
         "notes": list(found.notes),
         "versions": dict(recorded_versions()),
-        **{name: extra.to_json() for name, extra in found.extras.items()},
+        "maps": None if found.maps is None else found.maps.to_json(),
+        "units": None if found.units is None else found.units.to_json(),
+        "contrasim": None if found.contrasim is None else found.contrasim.to_json(),
     }
 
 
@@ -81,5 +84,20 @@ def _groups(found: Behaviour) -> list[dict[str, Any]]:
     ]
 
 
-def _panel(panel: LayerPanel) -> dict[str, Any]:
-    return panel.to_json()
+def _panel(panel: Panel) -> dict[str, Any]:
+    return {
+        "tower": panel.tower,
+        "rows": panel.rows,
+        "a": list(panel.layers),
+        "b": list(panel.other_layers),
+        "cka": [[value if math.isfinite(value) else None for value in row] for row in panel.cka.tolist()],
+        "pairs": [
+            {
+                "a": pair.names[0],
+                "b": pair.names[1],
+                "figures": {name: asdict(found) for name, found in pair.figures.items()},
+                "notes": dict(pair.notes),
+            }
+            for pair in panel.pairs
+        ],
+    }

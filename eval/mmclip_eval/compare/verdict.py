@@ -89,8 +89,11 @@ def judge(readings: Sequence[Reading], thresholds: Thresholds, known: Mapping[st
     ]
     judged.sort(key=lambda one: -ORDER.index(one.word))
     notes = _missing(judged)
-    worst: Word = max((one.word for one in judged), key=ORDER.index, default="look")
-    return Verdict(max(worst, "look", key=ORDER.index) if notes else worst, tuple(judged), notes)
+    words = {one.word for one in judged}
+    if notes:
+        words.add("look")
+    worst: Word = next(word for word in reversed(ORDER) if word in words)
+    return Verdict(worst, tuple(judged), notes)
 
 
 def _word(rule: Rule, reading: Reading) -> Word:

@@ -1,19 +1,28 @@
 """The page of `mmclip compare`: the verdict, why, what flipped, and what changed inside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mmclip_data.shards.atomic import atomic_file
+from mmclip_eval.compare.assemble import texts_of
 from mmclip_eval.compare.comparison import Comparison
-from mmclip_eval.compare.page.inside import Inside
-from mmclip_eval.compare.page.set_section import SetSection, set_section
+from mmclip_eval.compare.page.chapters import chapters
+from mmclip_eval.compare.page.contrasim_table import contrasim_table
+from mmclip_eval.compare.page.set_section import set_section
+from mmclip_eval.compare.page.story import story
 from mmclip_eval.compare.readings import Reading
 from mmclip_eval.report.environment import environment, stylesheet
+from mmclip_eval.report.pictures import Album
 from mmclip_eval.report.words import figure, percent
 from mmclip_eval.results.result import recorded_versions
+from mmclip_eval.sparse.changes import Side, SparseChanges, sparse_changes
 
 PAGE = Path("index.html")
+PICTURE_BYTES = 600_000
+"""Of the pictures beside units."""
 MARKS = {"safe": "✓", "look": "!", "unsafe": "✗"}
 MEANING = {
     "safe": "Every figure that a rule names is within its bound, with its whole interval.",
@@ -68,11 +77,13 @@ def render_compare_page(found: Comparison, command: str, machine: str) -> str:
             found=found,
             mark=MARKS[found.verdict.word],
             meaning=MEANING[found.verdict.word],
+            story=story(found),
             tiles=tiles(found),
             rows=rows(found),
             sections=sections,
-            inside=Inside.of(found),
-            flipped=_has_walls(sections),
+            chapters=chapters(found),
+            units=_units(found),
+            contrasim=None if found.contrasim is None else contrasim_table(found.contrasim),
             command=command,
             machine=machine,
             version=versions["mmclip"],
@@ -94,14 +105,19 @@ def tiles(found: Comparison) -> list[Tile]:
     return [tile for tile in chosen if tile is not None]
 
 
-def _tile(found: Comparison, name: str, title: str, shown) -> Tile | None:
+def _tile(found: Comparison, name: str, title: str, shown: Callable[[Reading], str]) -> Tile | None:
     reading = next((one for one in found.readings if one.figure == name), None)
     if reading is None:
         return None
-    anchors = (("ceiling", reading.ceiling), ("floor", reading.floor))
-    notes = [f"{word} {figure(anchor)}" for word, anchor in anchors if anchor is not None]
     interval = f"95 % interval {figure(reading.low)} to {figure(reading.high)}"
-    return Tile(title, shown(reading), (reading.about, interval, ", ".join(notes)))
+    return Tile(title, shown(reading), (reading.about, interval, _anchors(reading)))
+
+
+def _anchors(reading: Reading) -> str:
+    if reading.figure.endswith(".change"):
+        return f"two halves of the samples differ by {figure(abs(reading.ceiling or 0.0))}"
+    anchors = (("ceiling", reading.ceiling), ("floor", reading.floor))
+    return ", ".join(f"{word} {figure(anchor)}" for word, anchor in anchors if anchor is not None)
 
 
 def rows(found: Comparison) -> list[Row]:
@@ -117,5 +133,13 @@ def rows(found: Comparison) -> list[Row]:
     return lines
 
 
-def _has_walls(sections: Sequence[SetSection]) -> bool:
-    return any(section.walls for section in sections)
+def _units(found: Comparison) -> SparseChanges | None:
+    if found.units is None:
+        return None
+    first = found.sets[0]
+    album = Album(first.a.dataset.samples, PICTURE_BYTES)
+    sides = [Side(seen.image_embed, texts_of(seen)) for seen in (first.a, first.b)]
+    rows = torch.arange(len(first.a.image_embed))
+    drawn = sparse_changes(found.units, sides[0], sides[1], album, rows)
+    first.a.dataset.samples.close()
+    return drawn

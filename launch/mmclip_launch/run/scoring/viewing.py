@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 from mmclip.errors import UserError
 from mmclip.release import load
 from mmclip.towers.two_tower import TwoTower
-from mmclip_data.features.encode import refuse_bad
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.layers import LayerFeatures, LayerTowers, image_layers, text_layers
 from mmclip_data.features.model import Towers
@@ -15,11 +14,11 @@ from mmclip_eval.compare.assemble import Viewed
 from mmclip_eval.compare.behaviour.seen import Seen
 from mmclip_eval.compare.some_rows import SomeRows
 from mmclip_eval.datasets import OpenedDataset
+from mmclip_eval.encode_set import encode_set
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.places import place_of
 from mmclip_eval.report.sampling import draw
 from mmclip_eval.suite import logit_scale_of
-from mmclip_eval.tasks.base import Encoded
 from mmclip_launch.run.scoring.encoding import EncodeOptions
 from mmclip_launch.screen import Screen
 
@@ -71,9 +70,7 @@ class Viewer:
     def _seen(
         self, name: str, model: TwoTower, encoder: Encoder, dataset: EvalDataset, advance: Callable[[int, int], None]
     ) -> Seen:
-        encoding = encoder.images(dataset.encoded_rows, place_of(dataset), advance, partial(_refuse, dataset))
-        kept = dataset.leave_out_rows(encoding.bad) if encoding.bad else slice(None)
-        encoded = Encoded(dataset, encoding.embed[kept], encoder.texts)
+        encoded = encode_set(encoder, dataset, advance)
         return Seen(
             name=name,
             dataset=dataset,
@@ -115,16 +112,11 @@ def _embedding_of(layers: LayerFeatures) -> LayerFeatures:
     return LayerFeatures(layers.tower, (EMBEDDING,), (layers[EMBEDDING],), layers.kept)
 
 
-def _refuse(dataset: EvalDataset, bad: Any) -> None:
-    if dataset.skipped.budget is None:
-        refuse_bad(dataset.encoded_rows, bad)
-
-
 def _refuse_silent(dataset: EvalDataset) -> None:
     if len(dataset.rows) != len(dataset.samples):
         raise UserError(
-            f"{dataset.config.name}: {len(dataset.rows):,} pictures of {len(dataset.samples):,} samples: expected one picture a "
-            "sample; leave the set out"
+            f"{dataset.config.name}: {len(dataset.rows):,} pictures of {len(dataset.samples):,} samples: expected one "
+            "picture a sample; leave the set out"
         )
     if not dataset.has_captions() and not has_classes(dataset):
         raise UserError(
