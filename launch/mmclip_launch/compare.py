@@ -171,10 +171,10 @@ def write_all(found: Comparison, output: Path, device: str, screen: Screen) -> N
 def table_of(found: Comparison) -> Table:
     """Every figure with its anchors and what its rule says."""
     table = Table()
-    table.add_column("figure", overflow="fold", min_width=34)
-    for name in ("value, 95 % interval", "ceiling, floor"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("verdict")
+    table.add_column("figure", overflow="fold")
+    for name in ("value\n95 % interval", "ceiling\nfloor"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     words = {id(one.reading): one.word for one in found.verdict.judged}
     colours = {"safe": "green", "look": "yellow", "unsafe": "bold red"}
     for place, one in enumerate(found.readings):

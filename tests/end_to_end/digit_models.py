@@ -1,14 +1,13 @@
 """Small models of scikit-learn's handwritten digits, trained by mmclip: what `mmclip compare` has to tell apart."""
 
 import io
-import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from mmclip_data.shards.write import ShardWriter
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
 
@@ -26,7 +25,7 @@ length = {{ steps = {steps} }}
 log_every_steps = 50
 data = {{ source = {{ type = "tars", shards = "{shards}" }}, workers = 0 }}
 evaluation = {{ report = false }}
-optimizer = {{ lr = {lr}, warmup_steps = 10 }}
+optimizer = {{ lr = {lr} }}
 {model}
 """
 FROM_NOTHING = """
@@ -53,8 +52,8 @@ def digit_shards(folder: Path) -> dict[str, Path]:
     return {name: _shard(folder / f"{name}.tar", *side) for name, side in sides.items()}
 
 
-def _shard(path: Path, images: np.ndarray, labels: Sequence[int] | np.ndarray) -> Path:
-    with tarfile.open(path, "w") as archive:
+def _shard(path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    with ShardWriter(path.parent, path.name, samples_per_shard=None) as writer:
         for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
             picture, buffer = Image.fromarray((pixels * 15.9).astype(np.uint8)), io.BytesIO()
             picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, format="PNG")
@@ -63,10 +62,7 @@ def _shard(path: Path, images: np.ndarray, labels: Sequence[int] | np.ndarray) -
                 "cls": str(int(label)).encode(),
                 "txt": f"the number {WORDS[int(label)]}".encode(),
             }
-            for extension, data in members.items():
-                member = tarfile.TarInfo(f"d{number:04}.{extension}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+            writer.add(f"d{number:04}", members)
     return path
 
 
