@@ -23,6 +23,7 @@ from mmclip_eval.datasets import open_samples
 from mmclip_eval.encode_set import encode_set
 from mmclip_eval.eval_dataset import SetConfig
 from mmclip_eval.report.pictures import Album
+from mmclip_eval.report.words import shorten
 from mmclip_eval.sparse.config import SparseConfig
 from mmclip_eval.sparse.files import save_autoencoder
 from mmclip_eval.sparse.naming import texts_of_set
@@ -129,9 +130,9 @@ def settings_of(options: argparse.Namespace) -> SparseConfig:
 
 def set_of(options: argparse.Namespace) -> SetConfig:
     """The set that flags name."""
-    name = Path(options.data).name.removesuffix(".tar") or options.data
+    names = [Path(path).name.removesuffix(".tar") or path for path in options.data.split("::")]
     return SetConfig(
-        name=name,
+        name=", ".join(names),
         path=options.data,
         split=options.split,
         label=options.label,
@@ -190,7 +191,7 @@ def draw_or_warn(
     album = Album(dataset.samples, PICTURE_BYTES)
     lead = (
         f"{found.model.units:,} units for embeddings of width {found.model.width}: what {len(encoded.image_embed):,} pictures "
-        f"of {options.data} look like to the model, as sums of few of them."
+        f"of {shorten(dataset.config.name)} look like to the model, as sums of few of them."
     )
     try:
         living = int((found.fires >= LEAST_FIRES).sum())

@@ -56,9 +56,9 @@ def side_by_side(left: str, right: str) -> str:
 
 
 BARS_CAPTION = (
-    "1: the same groups; 0: as independent ones. The upright stroke is the floor, pictures permuted. Halves: two random halves "
-    "of A's dimensions, as if they were two models. Again: A alone from another beginning; far below 1 there are no groups "
-    "that could be found again, and the rest means little."
+    "1: the same groups; 0: as independent ones. The upright stroke is the floor, with pictures permuted. A again: A alone, "
+    "grouped from other beginnings. That is the ceiling: where it is far below 1, there are no groups that could be found "
+    "again, and the rest means little."
 )
 
 
@@ -94,10 +94,9 @@ def _own(found: TwinMaps, one: Grouping, names: tuple[str, str]) -> Card:
 def _bars(found: TwinMaps) -> list[Bar]:
     rows: list[Bar] = []
     for one in found.groupings:
-        for words, figure in (("Rand", one.rand), ("mutual inf.", one.information)):
-            rows.append(Bar(f"{one.kind}, {words}", figure.value, figure.low, figure.high, figure.floor))
-        rows.append(Bar("  halves of A, Rand", one.rand.ceiling))
-        rows.append(Bar("  A again, Rand", one.rand.restarts))
+        for words, figure in (("Rand index", one.rand), ("information", one.information)):
+            rows.append(Bar(f"{one.kind}: {words}", figure.value, figure.low, figure.high, figure.floor))
+            rows.append(Bar("A again", figure.ceiling))
     return rows
 
 
@@ -116,6 +115,6 @@ def _criterion(found: TwinMaps, names: tuple[str, str]) -> Card:
 
 def _said(figure: Agreement) -> str:
     return (
-        f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f}); halves of A {figure.ceiling:.2f}, "
+        f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f}); A again {figure.ceiling:.2f}, "
         f"permuted pictures {figure.floor:.2f}"
     )

@@ -20,6 +20,7 @@ from mmclip_eval.sparse.units import Unit
 UNIT_SIDE = 64
 """CSS pixels of a picture beside a unit."""
 MOST_NAME = 40
+DENSITY_BINS = 20
 
 
 @dataclass(frozen=True)
@@ -127,25 +128,28 @@ def _explained(study: SparseStudy) -> Card:
         )
     ]
     verdict = (
-        "it stays below, so the features are sums of few directions more than chance makes them"
+        "The autoencoder explains more than it does."
         if study.beats_control
-        else "it reaches as far, so these figures show no such structure"
+        else "The autoencoder explains no more, so its units show no structure that the covariance does not."
     )
     return Card(
         bars("Variance explained", rows),
         "Principal components are as many as units are active, but the same for every picture. The control is the same "
-        f"autoencoder on normal rows of the same covariance: {verdict}.",
+        f"autoencoder on normal rows of the same covariance, which have no sparse parts. {verdict}",
     )
 
 
 def _density(study: SparseStudy) -> Card:
+    edges = np.linspace(-np.log10(study.use.rows) - 0.05, 0.0, DENSITY_BINS + 1)
+    counts = [np.histogram(_logarithms(use), edges)[0] for use in (study.use, study.control_use)]
     return Card(
         histogram(
             "How often units fire",
-            _logarithms(study.use),
-            _logarithms(study.control_use),
+            counts[0],
+            counts[1],
+            edges=edges,
             names=("units", "control"),
-            x_label="share of held-out pictures, as a power of ten",
+            x_label="share of held-out pictures: −1 is a tenth, −2 a hundredth",
         ),
         "Units that fire on few pictures stand left; those on none are left out here and counted as silent.",
     )
