@@ -13,7 +13,7 @@ class Anchored:
     high: float
     """`low` and `high`: its 95 % interval over examples."""
     ceiling: float
-    """What the first model reaches with itself, on halves of the examples: equal weights are at the ceiling."""
+    """What the first model reaches with itself: equal weights are at the ceiling."""
     floor: float
     """Its mean between the first model and independent ones, else between rows of the two that do not belong together."""
     floor_from: str

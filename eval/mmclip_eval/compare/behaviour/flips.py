@@ -94,7 +94,7 @@ def _anchored(
         value=_mean(hits),
         low=low,
         high=high,
-        ceiling=mean_over_halves(len(hits), lambda i, _: figure(a.said[i], a.said[i])),
+        ceiling=figure(a.said, a.said),
         floor=sum(others) / len(others) if others else chance,
         floor_from=f"{len(others)} independent models" if others else PERMUTED,
     )

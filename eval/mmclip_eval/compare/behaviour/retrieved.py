@@ -58,7 +58,7 @@ def retrieved(way: Way, a: Seen, b: Seen, against: Sequence[Seen] = ()) -> Retri
             value=_overlap(*lists),
             low=low,
             high=high,
-            ceiling=mean_over_halves(len(shared), lambda i, _: _overlap(lists[0][i], lists[0][i])),
+            ceiling=_overlap(lists[0], lists[0]),
             floor=sum(others) / len(others) if others else _overlap(lists[0], lists[1][order]),
             floor_from=f"{len(others)} independent models" if others else PERMUTED,
         ),

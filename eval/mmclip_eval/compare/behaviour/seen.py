@@ -20,9 +20,6 @@ class Said:
     correct: Bool[Tensor, " sample"]
     """A tie with another class is none."""
 
-    def __getitem__(self, samples: Int[Tensor, " chosen"]) -> "Said":
-        return Said(self.predicted[samples], self.correct[samples])
-
 
 @dataclass(frozen=True)
 class Seen:

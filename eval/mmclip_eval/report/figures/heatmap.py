@@ -41,8 +41,8 @@ def heatmap(
     if table.shape != (len(rows), len(columns)):
         raise ValueError(f"heatmap: expected [{len(rows)}, {len(columns)}] values for the names; got {table.shape}")
     left = min(max(map(text_width, rows), default=0), 100) + GAP
-    wide = min((WIDTH - left) / max(len(columns), 1), 44)
-    tall = min(max(wide, TEXT + 2), 24)
+    wide = min((WIDTH - left) / max(len(columns), 1), 44.0)
+    tall = min(max(wide, TEXT + 2), 24.0)
     turned = max(map(text_width, columns), default=0) > wide - 4
     below = min(max(map(text_width, columns), default=0), 90) + 2 * GAP if turned else 20
     with canvas(title, tall * len(rows) + below + 4, y_label) as sheet:

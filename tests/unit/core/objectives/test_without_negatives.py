@@ -231,7 +231,9 @@ def test_vicreg_swav_and_dino_equal_lightlys_on_their_heads():
     found = objective(output(seen), context(objective)).loss
     assert found.item() == pytest.approx(SwaVLoss()(large, small).item(), rel=1e-9)
 
-    sixteenth = 0.0625  # lightly holds its teacher's temperature in fp32: one that is exact there tells the losses apart
+    sixteenth = (
+        0.0625  # lightly holds its teacher's temperature in fp32: one that is exact there tells the losses apart
+    )
     objective = built(replace(CONFIGS["dino"], teacher_temperature=sixteenth, teacher_temperature_end=sixteenth))
     seen, given = views(objective), context(objective)
     taught = [objective.teacher_head(view.pooled) for view in given.momentum.views["global"]]
