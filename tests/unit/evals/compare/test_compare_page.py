@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,6 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
-import tomllib
 import torch
 
 from mmclip_data.features.layers import LayerFeatures
