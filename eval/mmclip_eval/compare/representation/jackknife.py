@@ -17,7 +17,7 @@ T_QUANTILE = 2.262157
 """Of Student's distribution with 9 degrees of freedom at 97.5 %."""
 
 
-def groups_of(rows: int, generator: np.random.Generator) -> list[Int[np.ndarray, " group"]]:
+def groups_of(rows: int, generator: np.random.Generator) -> list[Int[np.ndarray, " _"]]:
     """Rows dealt into `GROUPS` groups, whose sizes differ by one at most."""
     return np.array_split(generator.permutation(rows), GROUPS)
 
