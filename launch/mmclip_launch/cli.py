@@ -36,6 +36,10 @@ VERBS = {
         "the models between two, scored: mmclip interpolate A B --alpha 0 .1 ... 1 --suite FILE --output FOLDER",
     ),
     "average": ("mmclip_launch.average", "one model of several, a soup: mmclip average A B C FOLDER [--greedy]"),
+    "contrasim": (
+        "mmclip_launch.contrasim",
+        "a learned similarity of models, and its controls: mmclip contrasim layers|captions|digits",
+    ),
     "export": ("mmclip_launch.export", "weights for others, with a model card: mmclip export CHECKPOINT FOLDER"),
     "doctor": ("mmclip_launch.doctor", "what this machine has, what is wrong with it, and how to mend it"),
     "import-flags": ("mmclip_launch.import_flags", "an open_clip command line as a run file"),
@@ -44,7 +48,8 @@ VERBS = {
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
 TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
 Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
-process), 4 a guard did not hold (--max-forgetting), 75 told to end by SIGTERM or SIGUSR1 (--resume goes on), 130 interrupted.
+process), 4 a guard did not hold (--max-forgetting), or no verdict is given (contrasim), 75 told to end by SIGTERM or SIGUSR1
+(--resume goes on), 130 interrupted.
 docs/errors.md lists the messages."""
 
 
