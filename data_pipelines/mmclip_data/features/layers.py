@@ -131,6 +131,17 @@ def text_layers(encoder: Encoder, texts: Sequence[str]) -> LayerFeatures:
     return _split(encoder, "text", rows, torch.arange(len(rows)))
 
 
+def shared_rows(features: Sequence[LayerFeatures]) -> list[LayerFeatures]:
+    """The same, of the rows of the source that all of them have: a picture may be bad for one model's preprocessing alone."""
+    common = set.intersection(*(set(one.kept.tolist()) for one in features))
+    return [
+        one.rows(
+            torch.tensor([place for place, row in enumerate(one.kept.tolist()) if row in common], dtype=torch.long)
+        )
+        for one in features
+    ]
+
+
 def _split(encoder: Encoder, tower: TowerName, rows: Tensor, kept: Tensor) -> LayerFeatures:
     towers = encoder.towers
     assert isinstance(towers, LayerTowers), "another encoder gives embeddings alone"
