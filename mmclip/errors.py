@@ -17,6 +17,10 @@ class GuardError(Exception):
     """A guard that was asked for did not hold, though everything worked: exit code 4."""
 
 
+class UndecidedError(Exception):
+    """Everything worked, and a person should look before what was asked about is done: exit code 5."""
+
+
 class PreemptedError(BaseException):
     """The run was told to end and has ended; the same command with `--resume` goes on: exit code 75.
 

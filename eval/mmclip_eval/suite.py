@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from mmclip.errors import UserError
-from mmclip_data.features.encode import CHUNK_SIZE, refuse_bad
-from mmclip_data.features.encoder import Encoder, Encoding
+from mmclip_data.features.encode import CHUNK_SIZE
+from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers, ZeroShotModel
 from mmclip_data.features.tower_threads import one_thread
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
+from mmclip_eval.encode_set import encode_set
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.places import place_of
 from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.subject import subject_of
@@ -93,17 +93,9 @@ class _Pass:
 
     def __call__(self, dataset: EvalDataset) -> Encoded:
         if dataset not in self._encoded:
-            encoding = self._encode_images(dataset)
-            kept = dataset.leave_out_rows(encoding.bad) if encoding.bad else slice(None)
-            self._encoded[dataset] = Encoded(dataset, encoding.embed[kept], self.encoder.texts)
+            report = partial(self.progress, dataset.config.name) if self.progress else None
+            self._encoded[dataset] = encode_set(self.encoder, dataset, report)
         return self._encoded[dataset]
-
-    def _encode_images(self, dataset: EvalDataset) -> Encoding:
-        """The rows, and those of them that hold nothing because their picture cannot be read, with the reason."""
-        report = partial(self.progress, dataset.config.name) if self.progress else None
-        rows = dataset.encoded_rows
-        refuse = partial(refuse_bad, rows) if dataset.skipped.budget is None else None
-        return self.encoder.images(rows, place_of(dataset), report, refuse)
 
 
 @dataclass(frozen=True)

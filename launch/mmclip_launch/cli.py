@@ -25,6 +25,10 @@ VERBS = {
         "mmclip_launch.embed",
         "embeddings in clip-retrieval's layout: mmclip embed CHECKPOINT --data SHARDS --output FOLDER",
     ),
+    "sparse": (
+        "mmclip_launch.sparse",
+        "what a model's embeddings are made of: mmclip sparse CHECKPOINT --data SHARDS --output FOLDER",
+    ),
     "report": ("mmclip_launch.report", "one self-contained page: mmclip report RUN, or --results PATH..."),
     "shards": (
         "mmclip_launch.shards",
@@ -34,6 +38,10 @@ VERBS = {
     "interpolate": (
         "mmclip_launch.interpolate",
         "the models between two, scored: mmclip interpolate A B --alpha 0 .1 ... 1 --suite FILE --output FOLDER",
+    ),
+    "compare": (
+        "mmclip_launch.compare",
+        "is the new model safe in place of the old one? mmclip compare A B --data SHARDS [--against C ...]",
     ),
     "average": ("mmclip_launch.average", "one model of several, a soup: mmclip average A B C FOLDER [--greedy]"),
     "contrasim": (
@@ -48,8 +56,8 @@ VERBS = {
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
 TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
 Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
-process), 4 a guard did not hold (--max-forgetting), or no verdict is given (contrasim), 75 told to end by SIGTERM or SIGUSR1
-(--resume goes on), 130 interrupted.
+process), 4 a guard did not hold (--max-forgetting; `compare` says unsafe, `contrasim` nothing), 5 a person should look
+(`compare`), 75 told to end by SIGTERM or SIGUSR1 (--resume goes on), 130 interrupted.
 docs/errors.md lists the messages."""
 
 

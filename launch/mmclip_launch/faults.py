@@ -17,10 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from mmclip.errors import BadSampleError, GuardError, MachineError, PreemptedError, UserError
+from mmclip.errors import BadSampleError, GuardError, MachineError, PreemptedError, UndecidedError, UserError
 from mmclip_launch.launcher import EXIT_REQUEUE
 
-EXIT_FAULT, EXIT_USER_ERROR, EXIT_MACHINE, EXIT_GUARD, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 3, 4, 130, 141
+EXIT_FAULT, EXIT_USER_ERROR, EXIT_MACHINE, EXIT_GUARD, EXIT_UNDECIDED = 1, 2, 3, 4, 5
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141
 
 RUN_FOLDER: ContextVar[Path | None] = ContextVar("RUN_FOLDER", default=None)
 """The run folder of this process once it is claimed: where the traceback of a fault is kept."""
@@ -84,6 +85,8 @@ def describe(error: BaseException) -> Fault:
         return Fault(EXIT_MACHINE, str(error))
     if isinstance(error, GuardError):
         return Fault(EXIT_GUARD, str(error))
+    if isinstance(error, UndecidedError):
+        return Fault(EXIT_UNDECIDED, str(error))
     if isinstance(error, PreemptedError):
         return Fault(EXIT_REQUEUE, str(error))
     if isinstance(error, KeyboardInterrupt):

@@ -1,1 +1,1 @@
-"""Two models side by side: what they make of the same examples, and whether one can stand in for the other."""
+"""Two models beside each other: what one sees as the other does, what has changed, and whether that is safe."""

@@ -13,11 +13,14 @@ class Anchored:
     high: float
     """`low` and `high`: its 95 % interval over examples."""
     ceiling: float
-    """What it is between two random halves of the first model's units, as if they were two models."""
+    """What the first model reaches with itself: equal weights are at the ceiling."""
     floor: float
     """Its mean between the first model and independent ones, else between rows of the two that do not belong together."""
     floor_from: str
     """What the floor is of: `permuted pairs`, or `3 independent models`."""
+    halves: float | None = None
+    """What it is between two random halves of the first model's units, as if they were two models; None where half of the
+    units cannot stand for all."""
 
     @property
     def position(self) -> float:

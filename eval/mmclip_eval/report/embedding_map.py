@@ -133,12 +133,18 @@ def _k_means(rows: NDArray[np.float64], clusters: int) -> tuple[NDArray[np.int64
     return rank[labels].astype(np.int64), np.asarray(fitted.transform(rows)).min(axis=1)
 
 
+def nearest_texts(
+    directions: Float[Tensor, "direction embed"], text_embed: Float[Tensor, "text embed"], texts: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """The few texts that lie most in each direction from the mean text, the most first, each named once."""
+    from_mean = torch.nn.functional.normalize(text_embed - text_embed.mean(dim=0), dim=-1)
+    order = (directions @ from_mean.T).argsort(dim=1, descending=True, stable=True)
+    words = list(texts)
+    return tuple(tuple(dict.fromkeys(words[i] for i in row[:12].tolist()))[:3] for row in order)
+
+
 def _names(
     centres: Tensor, image_embed: Tensor, text_embed: Tensor, texts: Sequence[str]
 ) -> tuple[tuple[str, ...], ...]:
     # Each modality less its own mean: the gap between them would otherwise make the same few texts nearest to all.
-    from_images = centres - image_embed.mean(dim=0)
-    from_texts = torch.nn.functional.normalize(text_embed - text_embed.mean(dim=0), dim=-1)
-    order = (from_images @ from_texts.T).argsort(dim=1, descending=True, stable=True)
-    words = list(texts)
-    return tuple(tuple(dict.fromkeys(words[i] for i in row[:12].tolist()))[:3] for row in order)
+    return nearest_texts(centres - image_embed.mean(dim=0), text_embed, texts)

@@ -97,7 +97,8 @@ def _anchored(
     prepared = kind.prepare(a, b)
     value = kind.figures(prepared)
     left_out = [kind.figures(part) for part in prepared.without(groups_of(len(a), _generator(seed, "groups")))]
-    ceiling = [kind.whole(*halves) for halves in _halves(a, seed)]
+    ceiling = [kind.whole(a, a)]
+    halves = [kind.whole(*parts) for parts in _halves(a, seed)]
     floor = [kind.whole(a, other) for other in against or _permuted(b, seed)]
     floor_from = PERMUTED if not against else f"{len(against)} independent model{'s' if len(against) > 1 else ''}"
     found: dict[str, Anchored | NoFigure] = {}
@@ -106,10 +107,13 @@ def _anchored(
             figure = _number(value[name])
             low, high = interval(figure, [_number(part[name]) for part in left_out])
             anchors = [float(np.mean([_number(part[name]) for part in parts])) for parts in (ceiling, floor)]
+            inner = [part[name] for part in halves]
+            apart = [part for part in inner if not isinstance(part, NoFigure)]
         except NoFigure as reason:
             found[name] = reason
         else:
-            found[name] = Anchored(figure, low, high, anchors[0], anchors[1], floor_from)
+            of_halves = float(np.mean(apart)) if len(apart) == len(inner) else None
+            found[name] = Anchored(figure, low, high, anchors[0], anchors[1], floor_from, of_halves)
     return found
 
 

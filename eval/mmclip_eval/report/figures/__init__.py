@@ -7,6 +7,7 @@ those of `STYLESHEET`.
 from mmclip_eval.report.figures.distribution import histogram
 from mmclip_eval.report.figures.dots import Dot, Row, dots
 from mmclip_eval.report.figures.growth import Stage, growth
+from mmclip_eval.report.figures.heatmap import heatmap
 from mmclip_eval.report.figures.intervals import Bar, bars
 from mmclip_eval.report.figures.lines import curve, twin_curve
 from mmclip_eval.report.figures.maps import gap_map, scatter
@@ -31,6 +32,7 @@ __all__ = [
     "dots",
     "gap_map",
     "growth",
+    "heatmap",
     "histogram",
     "reliability",
     "scatter",

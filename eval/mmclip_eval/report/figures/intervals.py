@@ -28,7 +28,7 @@ class Bar:
     """Drawn in the colour of alarms, with its name in bold: the one to look at."""
 
 
-def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str = "") -> str:
+def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str = "", stroke: str = "chance") -> str:
     """One row a score: a dot, its interval as a line, chance as an upright stroke, and the value in print.
 
     Args:
@@ -36,11 +36,12 @@ def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str 
         rows: From top to bottom; a value that is not finite is printed as a dash.
         percent: Values are fractions, shown in per cent.
         y_label: Under the title.
+        stroke: What the upright stroke stands for, where that is not chance.
     """
     with canvas(title, ROW * len(rows) + BOTTOM if rows else 80, y_label) as sheet:
         if not rows:
             return sheet.nothing()
-        _legend(sheet, rows)
+        _legend(sheet, rows, stroke)
         values = [_show(float(row.value), percent) for row in rows]
         left = min(max(text_width(row.name, bold=row.marked) for row in rows), 0.42 * WIDTH) + 2 * GAP
         right = max(text_width(value, bold=True) for value in values) + 2 * GAP
@@ -56,7 +57,7 @@ def bars(title: str, rows: Sequence[Bar], *, percent: bool = True, y_label: str 
         sheet.x_axis(ticks, "", [*texts[:-1], f"{texts[-1]} %"] if percent else texts)
         for place, row in enumerate(rows):
             _draw(sheet, row, place + 0.5, left, values[place])
-        return sheet.svg("; ".join(_say(row, percent) for row in rows) + ".")
+        return sheet.svg("; ".join(_say(row, percent, stroke) for row in rows) + ".")
 
 
 def _range(rows: Sequence[Bar], percent: bool) -> tuple[float, float]:
@@ -68,7 +69,7 @@ def _range(rows: Sequence[Bar], percent: bool) -> tuple[float, float]:
     return (low, high + 0.04 * (high - low)) if high > low else (0.0, 1.0)
 
 
-def _legend(sheet: Canvas, rows: Sequence[Bar]) -> None:
+def _legend(sheet: Canvas, rows: Sequence[Bar], stroke: str) -> None:
     interval = any(math.isfinite(float(row.low)) for row in rows)
     chance = any(math.isfinite(float(row.chance)) for row in rows)
     if not interval and not chance:
@@ -82,7 +83,7 @@ def _legend(sheet: Canvas, rows: Sequence[Bar]) -> None:
         x += 25 + text_width("score, 95 % interval") + 14
     if chance:
         sheet.stroke([(x + 2, y - 9), (x + 2, y + 1)], MUTED, 2)
-        sheet.text(x + 8, y, "chance", colour=MUTED)
+        sheet.text(x + 8, y, stroke, colour=MUTED)
 
 
 def _draw(sheet: Canvas, row: Bar, y: float, left: float, value: str) -> None:
@@ -107,8 +108,8 @@ def _show(value: float, percent: bool) -> str:
     return f"{100 * value:.1f} %" if percent else number(value)
 
 
-def _say(row: Bar, percent: bool) -> str:
+def _say(row: Bar, percent: bool, stroke: str) -> str:
     text = f"{row.name}: {_show(float(row.value), percent)}"
     if math.isfinite(float(row.low)):
         text += f" ({_show(float(row.low), percent)} to {_show(float(row.high), percent)})"
-    return text + (f", chance {_show(float(row.chance), percent)}" if math.isfinite(float(row.chance)) else "")
+    return text + (f", {stroke} {_show(float(row.chance), percent)}" if math.isfinite(float(row.chance)) else "")

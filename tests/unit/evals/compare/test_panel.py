@@ -48,7 +48,9 @@ def test_equal_weights_are_at_the_ceiling_by_every_measure():
         assert pair.figures.keys() == MEASURES.keys()
         for name, figure in pair.figures.items():
             assert figure.value == pytest.approx(1, abs=1e-6), name
-            assert figure.floor < figure.ceiling < 1, name
+            assert figure.value == figure.ceiling, name
+            assert figure.halves is not None
+            assert figure.floor < figure.halves < 1, name
             assert figure.position == 1
             assert figure.low == pytest.approx(1, abs=1e-6), name
             assert figure.floor_from == "permuted pairs"
