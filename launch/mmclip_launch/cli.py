@@ -44,6 +44,10 @@ VERBS = {
         "is the new model safe in place of the old one? mmclip compare A B --data SHARDS [--against C ...]",
     ),
     "average": ("mmclip_launch.average", "one model of several, a soup: mmclip average A B C FOLDER [--greedy]"),
+    "contrasim": (
+        "mmclip_launch.contrasim",
+        "a learned similarity of models, and its controls: mmclip contrasim layers|captions|digits",
+    ),
     "export": ("mmclip_launch.export", "weights for others, with a model card: mmclip export CHECKPOINT FOLDER"),
     "doctor": ("mmclip_launch.doctor", "what this machine has, what is wrong with it, and how to mend it"),
     "import-flags": ("mmclip_launch.import_flags", "an open_clip command line as a run file"),
@@ -52,8 +56,8 @@ VERBS = {
 HELP = "usage: mmclip VERB ...\n\nTrains image-text models on WebDataset shards and scores them.\n\nverbs:\n{verbs}\n\n{tail}"
 TAIL = """mmclip VERB --help tells more; --debug anywhere shows the traceback of a failure.
 Exit codes: 0 done, 1 a fault of mmclip, 2 a mistake in what was asked, 3 the machine failed (full disk, memory, another
-process), 4 a guard did not hold (--max-forgetting; `compare` says unsafe), 5 a person should look (`compare`), 75 told to end
-by SIGTERM or SIGUSR1 (--resume goes on), 130 interrupted.
+process), 4 a guard did not hold (--max-forgetting; `compare` says unsafe, `contrasim` nothing), 5 a person should look
+(`compare`), 75 told to end by SIGTERM or SIGUSR1 (--resume goes on), 130 interrupted.
 docs/errors.md lists the messages."""
 
 

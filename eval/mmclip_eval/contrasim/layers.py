@@ -73,7 +73,9 @@ def _shared_rows(models: Sequence[LayerFeatures]) -> Int[Tensor, " row"]:
 
 
 def _layers_of(model: LayerFeatures, name: str, tokens: Tokens, shared: Int[Tensor, " row"]) -> ModelLayers:
-    chosen = [(layer, rows) for layer, rows in zip(model.names, model.features, strict=True) if layer.endswith(tokens)]
+    chosen = [
+        (layer, rows) for layer, rows in zip(model.names, model.features, strict=True) if layer.endswith(f" {tokens}")
+    ]
     if len(chosen) < 2:
         raise UserError(f"{name}: expected two layers or more with `{tokens}` features, got {', '.join(model.names)}")
     widths = [rows.shape[1] for _, rows in chosen]

@@ -3,26 +3,24 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmclip_eval.contrasim import matching as cases
-from mmclip_eval.contrasim.closed_form import CKA, Measure, centred_gram
+from mmclip_eval.contrasim.closed_form import CKA, SET_CKA, SET_MEASURES, Measure, figure_of
 from mmclip_eval.contrasim.encoder import Encoders
 from mmclip_eval.contrasim.fit import fit_pairs
 from mmclip_eval.contrasim.matching import MatchRow, PairMatching, Share, share_of
 from mmclip_eval.contrasim.predict import Progress
-from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.contrasim.sets import Questions, nearest_questions, random_questions
+from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.contrasim.splits import split_rows
 
 Side = Float[Tensor, "row _"]
 Scores = Callable[[Int[Tensor, " member"], Int[Tensor, "candidate member"]], Float[Tensor, " candidate"]]
 """How alike the rows of a set are to those of each candidate."""
-NO_MEASURES: Mapping[str, Measure] = MappingProxyType({})
 
 
 def match_pairs(
@@ -33,13 +31,12 @@ def match_pairs(
     *,
     set_size: int = 64,
     wrong_sets: int = 10,
-    measures: Mapping[str, Measure] = NO_MEASURES,
+    measures: Mapping[str, Measure] = SET_MEASURES,
     progress: Progress | None = None,
 ) -> PairMatching:
     """Row i of both sides is a pair, and no row of the right side comes twice.
 
-    Debiased CKA is always measured, the inner product and the distance where both sides have one width; `measures` are
-    further ones.
+    Debiased CKA is measured in any case, `measures` are further ones.
 
     Raises:
         UserError: there are too few pairs.
@@ -60,14 +57,11 @@ def match_pairs(
         ask("ContraSim", cases.WRONG_OWN, wrong_test, _learned(control, *wrong_test)),
         ask("ContraSim", cases.WRONG_TRUE, scaled, _learned(control, *scaled)),
         ask("ContraSim", cases.WRONG_SEEN, wrong_train, _learned(control, *wrong_train)),
-        ask(CKA, cases.CLOSED, test, _cka(*test)),
+        ask(CKA, cases.CLOSED, test, _of_sets(*test, SET_CKA)),
     ]
-    if test[0].shape[1] == test[1].shape[1]:
-        found += [
-            ask("dot", cases.CLOSED, test, _of_rows(test[0] @ test[1].T)),
-            ask("norm", cases.CLOSED, test, _of_rows(-torch.cdist(*test))),
-        ]
-    found += [ask(name, cases.CLOSED, test, _of_sets(*test, measure)) for name, measure in measures.items()]
+    for name, measure in measures.items():
+        if not measure.same_width or test[0].shape[1] == test[1].shape[1]:
+            found.append(ask(name, cases.CLOSED, test, _of_sets(*test, measure)))
     return PairMatching(*names, len(rows.train), len(rows.test), set_size, wrong_sets, tuple(found), asdict(settings))
 
 
@@ -99,22 +93,13 @@ def _of_rows(similarity: Float[Tensor, "row row"]) -> Scores:
     return lambda asked, candidates: kept[asked[None, :], candidates].mean(dim=1)
 
 
-def _cka(left: Side, right: Side) -> Scores:
-    def scores(asked: Int[Tensor, " member"], candidates: Int[Tensor, "candidate member"]) -> Tensor:
-        own = centred_gram(left[asked])
-        others = torch.stack([centred_gram(right[candidate]) for candidate in candidates])
-        size = others.norm(dim=1).clamp(min=torch.finfo(others.dtype).tiny)
-        return others @ own / size  # the set's own size is the same for all candidates
-
-    return scores
-
-
 def _of_sets(left: Side, right: Side, measure: Measure) -> Scores:
     """Of any measure of two sets of rows."""
 
     def scores(asked: Int[Tensor, " member"], candidates: Int[Tensor, "candidate member"]) -> Tensor:
-        return torch.tensor([measure(left[asked], right[candidate]) for candidate in candidates])
+        return torch.tensor([figure_of(measure, x[asked], y[candidate]) for candidate in candidates])
 
+    x, y = left.double().cpu().numpy(), right.double().cpu().numpy()
     return scores
 
 

@@ -6,7 +6,6 @@ Two layers are alike as the mean cosine of their encoded rows says, or as a clos
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +21,7 @@ from mmclip_eval.contrasim.accuracy import (
     found_layers,
     held_out_pairs,
 )
-from mmclip_eval.contrasim.closed_form import CKA, Measure, cka_of, similarity_of
+from mmclip_eval.contrasim.closed_form import CKA, PLAIN, Measure, cka_of, similarity_of
 from mmclip_eval.contrasim.controls import right_correspondence, rotated, unpaired, wrong_correspondence
 from mmclip_eval.contrasim.encoder import Encoders
 from mmclip_eval.contrasim.fit import Model, fit_layers, layer_similarity
@@ -34,7 +33,6 @@ from mmclip_eval.contrasim.splits import Fold, split_models, split_rows
 Progress = Callable[[str, int, int], None]
 """Called with what is trained, the steps done and the steps in all."""
 Labels = Int[Tensor, "model layer"]
-NO_MEASURES: Mapping[str, Measure] = MappingProxyType({})
 
 
 def contrasim_of(
@@ -44,7 +42,7 @@ def contrasim_of(
     *,
     held_out: Sequence[int] | None = None,
     tokens: Tokens = "mean",
-    measures: Mapping[str, Measure] = NO_MEASURES,
+    measures: Mapping[str, Measure] = PLAIN,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> LayerPrediction:
@@ -66,7 +64,7 @@ def predict_layers(
     models: Sequence[ModelLayers],
     folds: Sequence[Fold],
     settings: ContraSimConfig,
-    measures: Mapping[str, Measure] = NO_MEASURES,
+    measures: Mapping[str, Measure] = PLAIN,
     progress: Progress | None = None,
 ) -> LayerPrediction:
     """Train, test and control.
@@ -99,8 +97,8 @@ def predict_layers(
 class _Test:
     """Features of both kinds of examples, scaled, and which models are held out."""
 
-    train: list[Model]
-    test: list[Model]
+    train: list[Float[Tensor, "layer train_row _"]]
+    test: list[Float[Tensor, "layer test_row _"]]
     folds: Sequence[Fold]
     settings: ContraSimConfig
     progress: Progress | None
@@ -120,7 +118,7 @@ class _Test:
         seen = found_layers(_scores(encoders, self.test), true, every)
         turned = found_layers(_scores(encoders, rotated(self.test, seed)), true, every)
         alone = found_layers(_scores(encoders, unpaired(self.test, seed)), true, every)
-        labels = wrong_correspondence(*true.shape, seed)
+        labels = wrong_correspondence(len(true), true.shape[1], seed)
         wrong = _scores(self._fit("wrong correspondence", range(len(self.train)), labels), self.test)
         own = found_layers(wrong, labels, every)
         hits = {
@@ -143,9 +141,11 @@ class _Test:
             (cases.ROTATED, rotated(self.test, seed), self.every),
             (cases.UNPAIRED, unpaired(self.test, seed), self.every),
         ):
-            hits = found_layers(cka_of(models).cpu(), self.true, asked)
+            hits = found_layers(cka_of([model.cpu() for model in models]), self.true, asked)
             found.append(Row(CKA, case, accuracy_of(hits)))
         for name, measure in measures.items():
+            if measure.same_width and len({model.shape[2] for model in raw}) > 1:
+                continue
             scores = similarity_of([model.cpu() for model in raw], measure)
             for case, asked in ((cases.SEEN, self.every), (cases.HELD_OUT, held_out)):
                 found.append(Row(name, case, accuracy_of(found_layers(scores, self.true, asked))))

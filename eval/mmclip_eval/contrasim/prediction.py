@@ -58,8 +58,9 @@ class LayerPrediction:
             return f"no verdict: {self.refusal}"
         held_out, cka = self.of(HELD_OUT), self.of(HELD_OUT, CKA)
         return (
-            f"layers of models that training did not see are told apart in {held_out.value:.1%} of the questions (guessing: "
-            f"{self.chance:.1%}, debiased CKA: {cka.value:.1%}), and {100 * self.selectivity:.0f} points of it are not memorised"
+            f"layers of models that training did not see are found in {held_out.value:.1%} of the questions (guessing: "
+            f"{self.chance:.1%}, debiased CKA: {cka.value:.1%}), and true layers are found "
+            f"{100 * self.selectivity:.0f} points more often than invented ones"
         )
 
     def of(self, case: str, measure: str | None = None) -> Accuracy:

@@ -3,7 +3,6 @@
 from mmclip.config import config
 from mmclip.errors import UserError
 
-
 LEAST = {"steps": 1, "batch_size": 1, "pair_batch_size": 2, "most_rows": 1, "seed": 0}
 
 

@@ -11,16 +11,17 @@ from mmclip_eval.contrasim.settings import ContraSimConfig
 
 LEAST_TRAINED, LEAST_TESTED = 3, 2
 """Models: with two there is one pair to learn from, and layers of a single one cannot be compared with anything."""
-LEAST_ROWS = 16
-"""Examples on either side; debiased CKA alone needs four."""
+LEAST_MODELS = LEAST_TRAINED + LEAST_TESTED
+LEAST_ROWS = 20
+"""Examples on either side; debiased CKA needs as many."""
 
 
 @dataclass(frozen=True)
 class Rows:
     """Examples of either side."""
 
-    train: Int[Tensor, " row"]
-    test: Int[Tensor, " row"]
+    train: Int[Tensor, " train_row"]
+    test: Int[Tensor, " test_row"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""Flags that the verbs have in common, and how each ends."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmclip.errors import GuardError
+from mmclip_data.shards.atomic import atomic_file
+from mmclip_eval.contrasim.settings import ContraSimConfig
+from mmclip_launch.run.scoring.encoding import add_encode_flags
+from mmclip_launch.screen import Screen
+
+PUBLISHED = ContraSimConfig()
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag whose whole number may not be smaller."""
+
+    def whole(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+        return int(text)
+
+    return whole
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """What is encoded, and how."""
+    parser.add_argument(
+        "--data", required=True, metavar="SHARDS", help="shards, or whatever `mmclip eval` takes as a set"
+    )
+    parser.add_argument("--split", default="test", help="split of a set that has several (default: test)")
+    parser.add_argument(
+        "--captions", action="append", default=[], metavar="PLACE", help="where captions stand: txt, json:FIELD"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or mps (default: cuda where there is one)")
+    parser.add_argument("--raw", action="store_true", help="the weights themselves where a run averages them")
+    add_encode_flags(parser)
+
+
+def add_contrasim_flags(parser: argparse.ArgumentParser, steps: str = "--steps") -> None:
+    """How the similarity is trained; all else is as published."""
+    parser.add_argument(
+        steps,
+        type=at_least(1),
+        default=None,
+        metavar="N",
+        dest="contrasim_steps",
+        help="steps of each training of the similarity",
+    )
+    parser.add_argument(
+        "--rows", type=at_least(1), default=PUBLISHED.most_rows, help="most examples, drawn (default: 2000)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write the figures there as strict JSON")
+
+
+def contrasim_of_flags(options: argparse.Namespace, default: ContraSimConfig = PUBLISHED) -> ContraSimConfig:
+    """The settings that the flags make.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    steps = default.steps if options.contrasim_steps is None else options.contrasim_steps
+    return replace(default, steps=steps, most_rows=options.rows, seed=options.seed)
+
+
+def write(found: Mapping[str, Any], output: Path | None, name: str, screen: Screen) -> None:
+    """Write figures where they were asked for."""
+    if output is None:
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / name
+    with atomic_file(path) as handle:
+        handle.write((json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+    screen.say(f"written: {path}")
+
+
+def refuse(refusal: str | None) -> None:
+    """End with exit code 4 where no verdict is given.
+
+    Raises:
+        GuardError: with the reason.
+    """
+    if refusal is not None:
+        raise GuardError(f"ContraSim gives no verdict: {refusal}")
