@@ -126,7 +126,7 @@ def test_a_page_and_result_go_into_the_folder_of_b_where_none_is_given(place: Pa
 def test_what_cannot_be_compared_is_one_message(
     place: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ):
-    (place / "typo.toml").write_text('[[rule]]\nfigure = "zero_shot.agrement"\nsafe = 0.5\n')
+    (place / "typo.toml").write_text('[[rule]]\nfigure = "zero_shot.agreeing"\nsafe = 0.5\n')
     assert compare(*words, "--output", "out") == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert message in said[-1]
