@@ -98,7 +98,7 @@ def check_finite(features: Features, what: str) -> None:
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         raise UserError(
-            f"compare: {what} are not finite in {int(bad.sum()):,} of {len(bad):,} rows (the first is row "
+            f"compare: {what} are not finite in {int(bad.sum()):,} of {len(features):,} rows (the first is row "
             f"{int(bad.argmax())}): the weights hold NaN or Inf, or the precision overflows: try fp32"
         )
 
