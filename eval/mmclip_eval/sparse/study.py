@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ def study(
     twin = gaussian_twin(rows, settings.seed)
 
     def fitted_to(name: str, some: Tensor) -> tuple[SparseAutoencoder, Explained, Use]:
-        told = None if progress is None else lambda done, total: progress(name, done, total)
+        told = None if progress is None else partial(progress, name)
         model = fit(some[fitted], settings, place, told)
         errors, use = errors_and_use(model, some[held_out])
         return model, explained(some[held_out], errors, some[fitted].mean(dim=0)), use
