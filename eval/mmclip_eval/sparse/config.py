@@ -19,7 +19,7 @@ class SparseConfig:
     """Units for each dimension of the features, where `units` does not say how many."""
     units: int | None = None
     """How many there are in all."""
-    k: int = 16
+    k: int = 8
     """Of `topk`: units that may be active in a row."""
     l1: float = 0.1
     """Of `l1`: price of an activation of 1, where the mean squared length of a centred row is 1."""

@@ -45,16 +45,27 @@ def test_planted_directions_are_found(found: SparseStudy):
 def test_the_gaussian_control_is_explained_less_at_the_same_number_of_active_units(found: SparseStudy):
     assert found.use.mean_active == pytest.approx(ACTIVE, abs=0.05)
     assert found.control_use.mean_active == pytest.approx(ACTIVE, abs=0.05)
-    assert found.beats_control
+    assert found.has_structure
     assert found.control.value < found.explained.value - 0.2
     assert found.by_components.value < found.control.value
     assert found.notes == ()
 
 
+def test_to_beat_a_control_that_was_not_fitted_shows_nothing(found: SparseStudy):
+    best = Explained(0.9, 0.89, 0.91)
+    left_behind = replace(
+        found, explained=best, control=Explained(0.5, 0.49, 0.51), by_components=Explained(0.7, 0.69, 0.71)
+    )
+    assert left_behind.beats_control
+    assert not left_behind.has_structure
+    assert any("not fitted as far as it can be" in note for note in left_behind.notes)
+    assert replace(left_behind, by_components=Explained(0.4, 0.39, 0.41)).has_structure
+
+
 def test_normal_rows_beat_no_control():
     rows = torch.randn(800, 12, generator=torch.Generator().manual_seed(0))
     plain = study(rows, replace(SETTINGS, units=24, steps=150))
-    assert not plain.beats_control
+    assert not plain.has_structure
     assert any("show no sparse structure" in note for note in plain.notes)
 
 
