@@ -130,8 +130,13 @@ def test_the_interval_is_of_the_independent_questions():
 
 
 @pytest.mark.parametrize(
-    ("selectivity", "learned", "cka", "refuses"),
-    [(0.09, 0.9, 0.5, True), (0.5, 0.6, 0.6, True), (0.5, 0.61, 0.6, False)],
+    ("selectivity", "learned", "low", "cka", "refuses"),
+    [
+        (0.09, 0.9, 0.8, 0.5, True),
+        (0.5, 0.6, 0.5, 0.6, True),
+        (0.5, 0.61, 0.09, 0.6, True),
+        (0.5, 0.61, 0.5, 0.6, False),
+    ],
 )
-def test_the_rule_of_the_verdict(selectivity: float, learned: float, cka: float, refuses: bool):
-    assert (refusal_of_pairs(selectivity, learned, cka) is not None) is refuses
+def test_the_rule_of_the_verdict(selectivity: float, learned: float, low: float, cka: float, refuses: bool):
+    assert (refusal_of_pairs(selectivity, learned, low, 0.09, cka) is not None) is refuses
