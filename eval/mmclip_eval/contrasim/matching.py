@@ -62,7 +62,8 @@ class PairMatching:
     @property
     def refusal(self) -> Refusal | None:
         """Why no verdict is given; None where the figures may be read."""
-        return refusal_of_pairs(self.selectivity, self.of(TRUE).nearest.value, self.of(CLOSED, CKA).nearest.value)
+        learned, cka = self.of(TRUE).nearest, self.of(CLOSED, CKA).nearest
+        return refusal_of_pairs(self.selectivity, learned.value, learned.interval[0], self.chance, cka.value)
 
     @property
     def verdict(self) -> str:

@@ -49,7 +49,8 @@ class LayerPrediction:
     def refusal(self) -> Refusal | None:
         """Why no verdict is given; None where the figures may be read."""
         held_out, cka = self.of(HELD_OUT), self.of(HELD_OUT, CKA)
-        return refusal_of_layers(self.selectivity, self.of(WRONG_OWN).value, held_out.value, cka.value)
+        own = self.of(WRONG_OWN).value
+        return refusal_of_layers(self.selectivity, own, held_out.value, held_out.interval[0], self.chance, cka.value)
 
     @property
     def verdict(self) -> str:

@@ -7,10 +7,13 @@ Refusal = str
 """A reason in words."""
 
 
-def refusal_of_layers(selectivity: float, control: float, held_out: float, cka: float) -> Refusal | None:
+def refusal_of_layers(
+    selectivity: float, control: float, held_out: float, low: float, chance: float, cka: float
+) -> Refusal | None:
     """Why layer prediction allows no verdict, or None. All figures are shares.
 
-    `held_out` and `cka` are accuracies on the same pairs of models that training did not see.
+    `held_out` and `cka` are accuracies on the same pairs of models that training did not see; `low` is the lower end of the
+    first one's interval.
     """
     reasons = []
     if selectivity < LEAST_SELECTIVITY:
@@ -23,10 +26,12 @@ def refusal_of_layers(selectivity: float, control: float, held_out: float, cka: 
             f"on models that training did not see it finds {held_out:.1%} of the layers, and debiased CKA, which learns "
             f"nothing, {cka:.1%}"
         )
+    if low <= chance:
+        reasons.append(f"its {held_out:.1%} on such models cannot be told from guessing, which finds {chance:.1%}")
     return "; ".join(reasons) or None
 
 
-def refusal_of_pairs(selectivity: float, learned: float, cka: float) -> Refusal | None:
+def refusal_of_pairs(selectivity: float, learned: float, low: float, chance: float, cka: float) -> Refusal | None:
     """Why the matching of pairs allows no verdict, or None. All figures are shares, of the hard wrong sets."""
     reasons = []
     if selectivity < LEAST_SELECTIVITY:
@@ -36,4 +41,6 @@ def refusal_of_pairs(selectivity: float, learned: float, cka: float) -> Refusal 
         )
     if learned <= cka:
         reasons.append(f"it finds {learned:.1%} of the true sets, and debiased CKA, which learns nothing, {cka:.1%}")
+    if low <= chance:
+        reasons.append(f"its {learned:.1%} cannot be told from guessing, which finds {chance:.1%}")
     return "; ".join(reasons) or None

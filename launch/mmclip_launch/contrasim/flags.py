@@ -54,6 +54,12 @@ def add_contrasim_flags(parser: argparse.ArgumentParser, steps: str = "--steps")
     parser.add_argument(
         "--rows", type=at_least(1), default=PUBLISHED.most_rows, help="most examples, drawn (default: 2000)"
     )
+    parser.add_argument(
+        "--test-share",
+        type=_share,
+        default=PUBLISHED.test_share,
+        help="of them that training does not see (default: 1/3)",
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write the figures there as strict JSON")
 
 
@@ -64,7 +70,7 @@ def contrasim_of_flags(options: argparse.Namespace, default: ContraSimConfig = P
         UserError: a value is out of range.
     """
     steps = default.steps if options.contrasim_steps is None else options.contrasim_steps
-    return replace(default, steps=steps, most_rows=options.rows, seed=options.seed)
+    return replace(default, steps=steps, most_rows=options.rows, test_share=options.test_share, seed=options.seed)
 
 
 def write(found: Mapping[str, Any], output: Path | None, name: str, screen: Screen) -> None:
@@ -86,3 +92,13 @@ def refuse(refusal: str | None) -> None:
     """
     if refusal is not None:
         raise GuardError(f"ContraSim gives no verdict: {refusal}")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text!r}") from error
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text!r}")
+    return share

@@ -92,16 +92,18 @@ def test_examples_of_the_test_are_not_trained_on(unrelated: Models, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("selectivity", "held_out", "cka", "words"),
+    ("selectivity", "held_out", "low", "cka", "words"),
     [
-        (0.099, 0.9, 0.2, "selectivity is 9.9 points"),
-        (0.5, 0.2, 0.2, "it finds 20.0% of the layers, and debiased CKA, which learns nothing, 20.0%"),
-        (0.1, 0.21, 0.2, None),
+        (0.099, 0.9, 0.8, 0.2, "selectivity is 9.9 points"),
+        (0.5, 0.2, 0.18, 0.2, "it finds 20.0% of the layers, and debiased CKA, which learns nothing, 20.0%"),
+        (0.5, 0.3, 0.167, 0.2, "its 30.0% on such models cannot be told from guessing, which finds 16.7%"),
+        (0.1, 0.21, 0.168, 0.2, None),
     ],
 )
-def test_the_rule_of_the_verdict(selectivity: float, held_out: float, cka: float, words: str | None):
-    reason = refusal_of_layers(selectivity, 0.9, held_out, cka)
+def test_the_rule_of_the_verdict(selectivity: float, held_out: float, low: float, cka: float, words: str | None):
+    reason = refusal_of_layers(selectivity, 0.9, held_out, low, 0.167, cka)
     assert (reason is None) if words is None else (reason is not None and words in reason)
+    assert reason is None or ";" not in reason
 
 
 def test_layers_are_found_as_a_triple_loop_finds_them():
