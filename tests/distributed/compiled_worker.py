@@ -1,4 +1,4 @@
-"""Run under python: why torch.compile breaks the graph of each objective, as JSON; outside pytest, whose type checks it would trace."""
+"""Run under python, outside pytest, whose type checks would be traced: why torch.compile breaks the graph of each objective."""
 
 import json
 
