@@ -18,11 +18,11 @@ from rich.text import Text
 from mmclip.errors import GuardError, UndecidedError, UserError
 from mmclip_data.features.encoder import Pace
 from mmclip_data.shards.atomic import atomic_file
-from mmclip_eval.compare.assemble import More, Viewed, compare_viewed
+from mmclip_eval.compare.assemble import More, Viewed, compare_viewed, known_figures
 from mmclip_eval.compare.comparison import Comparison
 from mmclip_eval.compare.page.page import PAGE, write_compare_page
 from mmclip_eval.compare.result import to_json
-from mmclip_eval.compare.verdict import Thresholds
+from mmclip_eval.compare.verdict import Thresholds, judge
 from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.sparse.config import SparseConfig
 from mmclip_launch.evaluate import add_dataset_flags, dataset_of, datasets_of_run, default_output
@@ -151,7 +151,9 @@ def read_thresholds(path: Path | None) -> Thresholds:
     """
     if path is None:
         path = Path(str(files("mmclip_eval.compare") / "thresholds.toml"))
-    return from_table(Thresholds, read_toml(path), str(path))
+    thresholds = from_table(Thresholds, read_toml(path), str(path))
+    judge([], thresholds, known_figures())  # a wrong rule is told before the work
+    return thresholds
 
 
 def write_all(found: Comparison, output: Path, device: str, screen: Screen) -> None:

@@ -38,6 +38,7 @@ from mmclip_launch.run.beginning.preflight import check_devices, refuse_unwritab
 from mmclip_launch.run.peers import world_size
 from mmclip_launch.run.scoring.drawing import command_line, machine
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, load_everywhere, store_of
+from mmclip_launch.run.tables import from_table
 from mmclip_launch.screen import Screen
 
 RESULT_FILE = "sparse.json"
@@ -117,15 +118,14 @@ def fit_and_draw(options: argparse.Namespace, screen: Screen) -> SparseStudy:
 
 
 def settings_of(options: argparse.Namespace) -> SparseConfig:
-    """The autoencoder that flags ask for."""
-    return SparseConfig(
-        form=options.form,
-        units=options.units,
-        k=options.k,
-        l1=options.l1,
-        steps=options.steps,
-        seed=options.seed,
-    )
+    """The autoencoder that flags ask for.
+
+    Raises:
+        UserError: naming the flag that no autoencoder can have.
+    """
+    names = ("form", "units", "k", "l1", "steps", "seed")
+    asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return from_table(SparseConfig, asked, "mmclip sparse")
 
 
 def set_of(options: argparse.Namespace) -> SetConfig:

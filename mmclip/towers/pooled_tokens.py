@@ -30,7 +30,8 @@ def pooled_text_tokens(encoder: TextEncoder, tokens: Int[Tensor, "batch token"])
     if isinstance(encoder, HuggingFaceText):
         is_first = type(encoder.tower.pooler).__name__ in FIRST_POOLERS
         return torch.zeros_like(tokens[:, 0]) if is_first else None
-    tower = getattr(encoder.backbone, "text", encoder.backbone) if isinstance(encoder, StockText) else encoder.tower
+    held: Any = encoder
+    tower = getattr(held.backbone, "text", held.backbone) if isinstance(encoder, StockText) else held.tower
     if getattr(tower, "cls_emb", None) is not None:
         return torch.full_like(tokens[:, 0], -1)
     is_native = isinstance(encoder, NativeText) or isinstance(tower, TextTransformer)

@@ -1,14 +1,15 @@
 """`mmclip compare` on models of digits: the same weights, a fine-tune, other seeds, and one that learnt wrong labels."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from digit_models import WORDS, digit_shards, trained
 
 from mmclip_launch.cli import dispatch, run_verb
 
+MODELS = runpy.run_path(str(Path(__file__).with_name("digit_models.py")))
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("digit models")]
 CODES = {"safe": 0, "unsafe": 4, "look": 5}
 
@@ -16,7 +17,7 @@ CODES = {"safe": 0, "unsafe": 4, "look": 5}
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("digits")
-    shards = digit_shards(folder)
+    shards, trained = MODELS["digit_shards"](folder), MODELS["trained"]
     old = trained(folder / "old", shards["train"])
     return {
         "test": shards["test"],
@@ -37,7 +38,7 @@ def compared(models: dict[str, Path], tmp_path: Path):
         return code, json.loads((tmp_path / "out" / "comparison.json").read_text())
 
     names, templates = tmp_path / "names.txt", tmp_path / "templates.txt"
-    names.write_text("\n".join(WORDS))
+    names.write_text("\n".join(MODELS["WORDS"]))
     templates.write_text("the number {c}\n")
     return run
 

@@ -12,6 +12,7 @@ import pytest
 from mmclip_data.shards import ShardWriter, expand_shards, open_index
 from mmclip_data.shards.read import ShardReader
 from mmclip_launch import evaluate, report
+from mmclip_launch.cli import dispatch, run_verb
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.train import train
 
@@ -179,6 +180,19 @@ def tasks_page(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run / "report" / "index.html"
 
 
+@pytest.fixture(scope="module")
+def compared_page(page_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page that compares the run with one of another seed, with everything that it may show."""
+    folder = page_file.parent.parent.parent
+    other = tmp_path_factory.mktemp("other") / "run"
+    train(load_run_config(folder / "run.toml", ["--seed", "1", "--output", str(other), "--length.steps", "40"]))
+    words = ["compare", str(folder / "run"), str(other), "--data", f"{folder}/held-out", "--label", "json:name"]
+    words += ["--group", "json:category", "--templates", "emoji", "--sparse", "--accept-look"]
+    words += ["--against", *[str(other)] * 3, "--contrasim", "--output", str(other.parent / "out")]
+    assert run_verb(dispatch, words) in (0, 4)
+    return other.parent / "out" / "index.html"
+
+
 def faults_of(browser: Any, page_file: Path, size: str, scheme: str) -> list[str]:
     """Everything that is wrong with a page when it is opened so."""
     width, height = SIZES[size]
@@ -214,6 +228,26 @@ def test_pages_of_many_tasks_have_no_fault(browser: Any, tasks_page: Path, name:
     path = tasks_page.with_name(name)
     assert path.stat().st_size < 3_000_000
     assert faults_of(browser, path, size, scheme) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_page_of_a_comparison_has_no_fault(browser: Any, compared_page: Path, size: str, scheme: str):
+    assert compared_page.stat().st_size < 3_000_000
+    assert faults_of(browser, compared_page, size, scheme) == []
+
+
+def test_the_page_of_a_comparison_is_complete(browser: Any, compared_page: Path):
+    page = browser.new_page()
+    page.goto(compared_page.as_uri())
+    headings = [heading.inner_text() for heading in page.query_selector_all("h2")]
+    wanted = ["Layers of the image towers", "Layers of the text towers", "Maps of the pictures"]
+    wanted += ["Units of the embeddings", "The learned similarity", "All figures"]
+    assert [title for title in wanted if title not in headings] == []
+    assert page.query_selector_all("article.flip img"), "pictures that flipped"
+    for link in page.query_selector_all("nav a"):
+        assert page.query_selector(str(link.get_attribute("href"))) is not None
+    page.close()
 
 
 def test_every_task_has_its_drawings(browser: Any, tasks_page: Path):

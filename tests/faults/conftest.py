@@ -52,6 +52,7 @@ RUN_FILES = {
     ),
     "preset.toml": RUN[: RUN.index("[model.inline]")] + '[model]\narch = "nano-vit-32"\n',
     "resumed.toml": RUN.replace('"new"', '"done"'),
+    "rules.toml": '[[rule]]\nfigure = "zero_shot.agreeing"\nsafe = 0.9\n',
     "suite.toml": '[[datasets]]\nname = "x"\npath = "data"\nsplits = "train"\n',
 }
 

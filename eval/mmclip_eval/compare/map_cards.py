@@ -95,7 +95,15 @@ def _bars(found: TwinMaps) -> list[Bar]:
     rows: list[Bar] = []
     for one in found.groupings:
         for words, figure in (("Rand index", one.rand), ("information", one.information)):
-            rows.append(Bar(f"{one.kind}: {words}", figure.value, figure.low, figure.high, figure.floor))
+            rows.append(
+                Bar(
+                    f"{one.kind.removeprefix('Gaussian ')}: {words}",
+                    figure.value,
+                    figure.low,
+                    figure.high,
+                    figure.floor,
+                )
+            )
             rows.append(Bar("A again", figure.ceiling))
     return rows
 
@@ -105,16 +113,17 @@ def _criterion(found: TwinMaps, names: tuple[str, str]) -> Card:
         Line(side, [count for count, _ in values], [value for _, value in values])
         for side, values in zip(("A", "B"), found.criterion, strict=True)
     ]
+    most = found.criterion[0][-1][0]
     best = [min(values, key=lambda pair: pair[1])[0] for values in found.criterion]
     return Card(
         curve("Bayesian information criterion", lines, x_label="components of the mixture", y_label="for each picture"),
-        f"Lower is better: {best[0]} components describe A best, {best[1]} describe B. A line that still falls at its end says "
-        "that there are no few groups.",
+        f"Lower is better: of up to {most} components {best[0]} describe A best and {best[1]} describe B. A line that still "
+        "falls at its end says that the pictures do not fall into few groups.",
     )
 
 
 def _said(figure: Agreement) -> str:
     return (
         f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f}); A again {figure.ceiling:.2f}, "
-        f"permuted pictures {figure.floor:.2f}"
+        f"permuted pictures {abs(figure.floor):.2f}"
     )

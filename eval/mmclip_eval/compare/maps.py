@@ -47,7 +47,7 @@ class Grouping:
     """A grouping of the pictures by each model, numbered so that groups which share pictures share a number."""
 
     kind: str
-    """`k-means` or `mixture` (of Gaussians)."""
+    """`k-means` or `Gaussian mixture`."""
     a: Int[Tensor, " point"]
     b: Int[Tensor, " point"]
     names_a: tuple[str, ...]
@@ -105,8 +105,8 @@ class TwinMaps:
 
 
 def twin_maps(
-    a: Float[Tensor, "row a_width"],
-    b: Float[Tensor, "row b_width"],
+    a: Float[Tensor, "a_row a_width"],
+    b: Float[Tensor, "b_row b_width"],
     a_texts: Texts | None = None,
     b_texts: Texts | None = None,
 ) -> TwinMaps:
@@ -124,7 +124,7 @@ def twin_maps(
     generator = np.random.Generator(np.random.Philox(key=0))
     floor = np.mean([aligned(plane_a, plane_b[generator.permutation(len(plane_b))])[1] for _ in range(10)])
     count = min(MOST_CLUSTERS, max(2, len(samples) // 8))
-    kinds = (("k-means", k_means(count), CLUSTER_DIMENSIONS), ("mixture", mixture(count), MIXTURE_DIMENSIONS))
+    kinds = (("k-means", k_means(count), CLUSTER_DIMENSIONS), ("Gaussian mixture", mixture(count), MIXTURE_DIMENSIONS))
     most = min(MOST_COMPONENTS, len(samples) // 8)
     return TwinMaps(
         samples=samples,

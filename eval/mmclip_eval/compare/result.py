@@ -21,7 +21,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
     for reading in found.readings:
         one = words.get(id(reading))
         rule = None if one is None else {**asdict(one.rule), "verdict": one.word}
-        figures.append({**asdict(reading), "rule": rule})
+        figures.append({**_finite(asdict(reading)), "rule": rule})
     return {
         "version": VERSION,
         "a": found.a,
@@ -37,6 +37,13 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "maps": None if found.maps is None else found.maps.to_json(),
         "units": None if found.units is None else found.units.to_json(),
         "contrasim": None if found.contrasim is None else found.contrasim.to_json(),
+    }
+
+
+def _finite(table: dict[str, Any]) -> dict[str, Any]:
+    """Strict JSON has no nan: a figure that is none is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in table.items()
     }
 
 
@@ -95,7 +102,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
             {
                 "a": pair.names[0],
                 "b": pair.names[1],
-                "figures": {name: asdict(found) for name, found in pair.figures.items()},
+                "figures": {name: _finite(asdict(found)) for name, found in pair.figures.items()},
                 "notes": dict(pair.notes),
             }
             for pair in panel.pairs

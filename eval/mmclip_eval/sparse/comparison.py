@@ -6,6 +6,7 @@ twice, from different beginnings: a unit counts as lost only where a second fit 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,8 +70,8 @@ class UnitComparison:
 
 
 def compare_units(
-    a_rows: Float[Tensor, "row a_width"],
-    b_rows: Float[Tensor, "row b_width"],
+    a_rows: Float[Tensor, "a_row a_width"],
+    b_rows: Float[Tensor, "b_row b_width"],
     settings: SparseConfig,
     device: torch.device | None = None,
     progress: Named | None = None,
@@ -86,7 +87,7 @@ def compare_units(
     again = replace(settings, seed=settings.seed + 1)
 
     def fitted(name: str, rows: Tensor, how: SparseConfig) -> SparseAutoencoder:
-        told = None if progress is None else lambda done, total: progress(name, done, total)
+        told = None if progress is None else partial(progress, name)
         return fit(rows, how, device, told)
 
     models = [

@@ -19,7 +19,7 @@ class SparseConfig:
     """Units for each dimension of the features, where `units` does not say how many."""
     units: int | None = None
     """How many there are in all."""
-    k: int = 16
+    k: int = 8
     """Of `topk`: units that may be active in a row."""
     l1: float = 0.1
     """Of `l1`: price of an activation of 1, where the mean squared length of a centred row is 1."""
@@ -28,7 +28,7 @@ class SparseConfig:
     steps: int = 1000
     batch_size: int = 256
     """Rows of a step; all of them where there are fewer."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Adam's, falling to zero over the last fifth of the steps."""
     dead_after_passes: float = 2.0
     """A unit that fired in none of so many passes over the fitted rows is taken for dead while it is trained."""

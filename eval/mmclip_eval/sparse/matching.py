@@ -83,8 +83,8 @@ class UnitMatching:
 def match_units(
     a: SparseAutoencoder,
     b: SparseAutoencoder,
-    a_rows: Float[Tensor, "row a_width"],
-    b_rows: Float[Tensor, "row b_width"],
+    a_rows: Float[Tensor, "a_row a_width"],
+    b_rows: Float[Tensor, "b_row b_width"],
     seed: int = 0,
 ) -> UnitMatching:
     """`match_activations` of what each autoencoder makes of its own model's features of the same pictures.
@@ -98,7 +98,9 @@ def match_units(
     return match_activations(*activations, seed=seed)
 
 
-def match_activations(a: Float[Tensor, "row a_unit"], b: Float[Tensor, "row b_unit"], seed: int = 0) -> UnitMatching:
+def match_activations(
+    a: Float[Tensor, "a_row a_unit"], b: Float[Tensor, "b_row b_unit"], seed: int = 0
+) -> UnitMatching:
     """Assign units one to one by the highest summed correlation (Hungarian), and call those partners that are alike enough.
 
     Enough is `PARTNER`, and more than nearly all pairs reach that are assigned after the rows of B were permuted.

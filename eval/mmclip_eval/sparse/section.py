@@ -127,11 +127,14 @@ def _explained(study: SparseStudy) -> Card:
             ("Gaussian control", study.control),
         )
     ]
-    verdict = (
-        "The autoencoder explains more than it does."
-        if study.beats_control
-        else "The autoencoder explains no more, so its units show no structure that the covariance does not."
-    )
+    if study.has_structure:
+        verdict = "The autoencoder explains more than it does."
+    elif study.beats_control:
+        verdict = (
+            "It lies below principal components, so it is not fitted as far as it can be: to beat it shows nothing."
+        )
+    else:
+        verdict = "The autoencoder explains no more, so its units show no structure that the covariance does not."
     return Card(
         bars("Variance explained", rows),
         "Principal components are as many as units are active, but the same for every picture. The control is the same "

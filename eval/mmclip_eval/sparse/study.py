@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,6 +63,19 @@ class SparseStudy:
         return self.explained.low > self.control.high
 
     @property
+    def control_is_fitted(self) -> bool:
+        """Whether the control explains what principal components do, which units of the same number could always do.
+
+        One that does not was not fitted as far as it can be, and to beat it says nothing.
+        """
+        return self.control.high >= self.by_components.low
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the units show sparse structure that the covariance does not make: a control that is fitted is beaten."""
+        return self.beats_control and self.control_is_fitted
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the figures should know."""
         found: list[str] = []
@@ -76,6 +90,11 @@ class SparseStudy:
         if not self.beats_control:
             found.append(
                 "the control of Gaussian rows is explained as well: these units show no sparse structure of the features"
+            )
+        elif not self.control_is_fitted:
+            found.append(
+                "the control is explained less than by principal components, so it is not fitted as far as it can be, and to "
+                "beat it shows nothing: take more steps, or fewer active units"
             )
         if self.explained.value < self.by_components.value:
             found.append(
@@ -107,6 +126,8 @@ class SparseStudy:
             "principal_components": {"components": self.components, **_plain(self.by_components)},
             "gaussian_control": {**_plain(self.control), "mean_active": self.control_use.mean_active},
             "beats_control": self.beats_control,
+            "control_is_fitted": self.control_is_fitted,
+            "has_structure": self.has_structure,
             "notes": list(self.notes),
         }
 
@@ -129,7 +150,7 @@ def study(
     twin = gaussian_twin(rows, settings.seed)
 
     def fitted_to(name: str, some: Tensor) -> tuple[SparseAutoencoder, Explained, Use]:
-        told = None if progress is None else lambda done, total: progress(name, done, total)
+        told = None if progress is None else partial(progress, name)
         model = fit(some[fitted], settings, place, told)
         errors, use = errors_and_use(model, some[held_out])
         return model, explained(some[held_out], errors, some[fitted].mean(dim=0)), use

@@ -80,6 +80,7 @@ def _layers(found: Comparison) -> Iterator[Chapter]:
 
 
 def _cards(panel: Panel) -> Iterator[Card]:
+    embeddings = panel.pairs[-1]
     for kind in ("pooled", "mean"):
         rows, columns = (_of_kind(names, kind) for names in (panel.layers, panel.other_layers))
         if len(rows) > 1 and len(columns) > 1:
@@ -92,7 +93,7 @@ def _cards(panel: Panel) -> Iterator[Card]:
             )
     if len(panel.pairs) > 2:
         yield _by_depth(panel)
-    yield _embeddings(panel.pairs[-1])
+    yield _embeddings(embeddings)
 
 
 def _of_kind(names: tuple[str, ...], kind: str) -> Mapping[str, int]:

@@ -29,7 +29,7 @@ class Grams:
         first, second = x.astype(np.float64), y.astype(np.float64)
         return cls(first @ first.T, second @ second.T)
 
-    def without(self, groups: Sequence[Int[np.ndarray, " group"]]) -> Iterator["Grams"]:
+    def without(self, groups: Sequence[Int[np.ndarray, " _"]]) -> Iterator["Grams"]:
         """For each group of rows those of the others."""
         for group in groups:
             keep = np.setdiff1d(np.arange(len(self.x)), group)

@@ -57,7 +57,7 @@ class Pair:
         """Frobenius norms of the two, multiplied."""
         return float(np.linalg.norm(self.x) * np.linalg.norm(self.y))
 
-    def without(self, groups: Sequence[Int[np.ndarray, " group"]]) -> Iterator["Pair"]:
+    def without(self, groups: Sequence[Int[np.ndarray, " _"]]) -> Iterator["Pair"]:
         """For each group of rows the pair that is left: its products are ours less the group's, so all cost about one."""
         for group in groups:
             left = object.__new__(Pair)
@@ -98,7 +98,7 @@ def check_finite(features: Features, what: str) -> None:
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         raise UserError(
-            f"compare: {what} are not finite in {int(bad.sum()):,} of {len(bad):,} rows (the first is row "
+            f"compare: {what} are not finite in {int(bad.sum()):,} of {len(features):,} rows (the first is row "
             f"{int(bad.argmax())}): the weights hold NaN or Inf, or the precision overflows: try fp32"
         )
 

@@ -77,13 +77,14 @@ def representation_panel(
 
     with _threads() as pool:
         rows = drawn_rows(len(a), MATRIX_ROWS, seed)
-        matrix = cka_matrix([_array(x)[rows] for x in a.features], [_array(y)[rows] for y in b.features])
+        layers, others = ([_array(one)[rows] for one in features.features] for features in (a, b))
+        matrix = pool.submit(cka_matrix, layers, others)
         pairs: list[LayerPair] = []
         for pair in pool.map(compared, names):
             pairs.append(pair)
             if track is not None:
                 track(len(pairs), len(names))
-    return Panel(a.tower, len(a), a.names, b.names, torch.from_numpy(matrix), tuple(pairs))
+    return Panel(a.tower, len(a), a.names, b.names, torch.from_numpy(matrix.result()), tuple(pairs))
 
 
 def _array(features: Tensor) -> Features:

@@ -27,14 +27,18 @@ def rsa_of(grams: Grams, correlation: Correlation = "spearman") -> float:
     """`rsa` from products of rows."""
     first, second = _distances(grams.x), _distances(grams.y)
     if correlation == "spearman":
-        from scipy.stats import rankdata  # half a second to import
-
-        first, second = rankdata(first), rankdata(second)
+        first, second = ranks(first), ranks(second)
     first, second = first - first.mean(), second - second.mean()
     size = float(np.sqrt((first @ first) * (second @ second)))
     if size == 0:
         raise NoFigure("all pairs of rows are equally far apart: the layer has collapsed")
     return float(np.clip(first @ second / size, -1, 1))
+
+
+def ranks(values: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
+    """From 1; equal values share the mean of their ranks, as scipy's `rankdata` has it."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[place]
 
 
 def _distances(gram: Gram) -> Float[np.ndarray, " pair"]:

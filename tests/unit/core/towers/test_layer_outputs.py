@@ -216,7 +216,8 @@ def test_adapters_are_heard_too(model_cfg):
 def test_a_model_is_left_as_it_was(model_cfg, captions):
     towers = made(model_cfg()).train()
     recorder = LayerRecorder(towers)
-    recorder.images(pictures(towers)), recorder.texts(captions([3, 4]))
+    recorder.images(pictures(towers))
+    recorder.texts(captions([3, 4]))
     assert all(part.training for part in towers.modules())
     assert not any(part._forward_hooks for part in towers.modules())
 

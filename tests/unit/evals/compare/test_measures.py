@@ -7,7 +7,7 @@ from cka import cka_from_features
 from scipy.linalg import inv, sqrtm, subspace_angles
 from scipy.spatial import procrustes
 from scipy.spatial.distance import pdist
-from scipy.stats import ortho_group, pearsonr, spearmanr
+from scipy.stats import ortho_group, pearsonr, rankdata, spearmanr
 from sklearn.cross_decomposition import CCA
 from sklearn.neighbors import NearestNeighbors
 
@@ -19,7 +19,7 @@ from mmclip_eval.compare.representation.cka_matrix import cka_matrix
 from mmclip_eval.compare.representation.neighbours import mutual_neighbours
 from mmclip_eval.compare.representation.pair import NoFigure, Pair
 from mmclip_eval.compare.representation.procrustes import procrustes_distance, procrustes_similarity
-from mmclip_eval.compare.representation.rsa import rsa
+from mmclip_eval.compare.representation.rsa import ranks, rsa
 
 ROWS = 120
 ALL = {
@@ -43,10 +43,11 @@ def features(seed: int = 0, rows: int = ROWS, widths: tuple[int, int] = (12, 9))
     """Two noisy maps of what both see."""
     draw = np.random.default_rng(seed)
     seen = draw.normal(size=(rows, 6))
-    return tuple(
+    x, y = (
         seen @ draw.normal(size=(6, width)) + draw.normal(size=(rows, width)) + draw.normal(size=width)
         for width in widths
     )
+    return x, y
 
 
 def rotation(width: int, seed: int = 3) -> np.ndarray:
@@ -167,8 +168,13 @@ def test_shared_neighbours_are_those_that_scikit_learn_finds():
 def test_rsa_is_the_correlation_of_scipys_distances():
     x, y = features()
     first, second = (pdist(part - part.mean(0), "cosine") for part in (x, y))
-    assert rsa(x, y) == pytest.approx(spearmanr(first, second).statistic, abs=1e-6)
-    assert rsa(x, y, "pearson") == pytest.approx(pearsonr(first, second).statistic, abs=1e-6)
+    assert rsa(x, y) == pytest.approx(spearmanr(first, second)[0], abs=1e-6)
+    assert rsa(x, y, "pearson") == pytest.approx(pearsonr(first, second)[0], abs=1e-6)
+
+
+def test_equal_values_share_their_ranks():
+    values = np.array([3.0, 1.0, 2.0, 1.0, 1.0, 3.0])
+    assert ranks(values) == pytest.approx(rankdata(values))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -83,7 +83,7 @@ def test_without_behaviour_nobody_is_safe():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (Rule(figure="zero_shot.agrement", safe=0.5), "did you mean 'zero_shot.agreement'"),
+        (Rule(figure="zero_shot.agreeing", safe=0.5), "did you mean 'zero_shot.agreement'"),
         (Rule(figure="weather", safe=0.5), "expected one of logit_scale.change, "),
         (Rule(figure="zero_shot.agreement", safe=0.5, unsafe=0.6), "expected unsafe below safe"),
         (Rule(figure="zero_shot.negative_flips", safe=0.5, unsafe=0.4), "expected unsafe above safe"),
