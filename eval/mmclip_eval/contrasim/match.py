@@ -51,7 +51,7 @@ def match_pairs(
     generator = torch.Generator().manual_seed(settings.seed)
     wrong_train, wrong_test = ((one[0], one[1][_moved(len(one[1]), generator)]) for one in (train, scaled))
     fitted = fit_pairs(*train, settings, progress and partial(progress, cases.TRUE))
-    control = fit_pairs(*wrong_train, settings, progress and partial(progress, "trained on wrong pairs"))
+    control = fit_pairs(*wrong_train, settings, progress and partial(progress, "wrong pairs"))
     found = [
         ask("ContraSim", cases.TRUE, scaled, _learned(fitted, *scaled)),
         ask("ContraSim", cases.WRONG_OWN, wrong_test, _learned(control, *wrong_test)),

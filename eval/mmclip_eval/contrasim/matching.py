@@ -8,10 +8,11 @@ from mmclip_eval.contrasim.verdict import Refusal, refusal_of_pairs
 from mmclip_eval.metrics.bootstrap import Interval
 from mmclip_eval.metrics.wilson import wilson_interval
 
-TRUE = "trained on the true pairs"
-WRONG_OWN, WRONG_TRUE = "trained on wrong pairs, asked for such", "trained on wrong pairs, asked for true ones"
-WRONG_SEEN = "trained on wrong pairs, asked for those that it saw"
-CLOSED = "not trained"
+TRUE = "true pairs"
+WRONG_OWN, WRONG_TRUE = "wrong pairs, asked for such", "wrong pairs, asked for true ones"
+WRONG_SEEN = "wrong pairs, asked for those it saw"
+CLOSED = "no training"
+"""What a measure was trained on, and what it is asked for where that is not the same."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mmclip_eval.contrasim.matching import PairMatching, Share
 from mmclip_eval.contrasim.prediction import LayerPrediction
 
 LAYER_COLUMNS = ("measure", "case", "accuracy", "95 % interval", "n")
-PAIR_COLUMNS = ("measure", "case", "random sets", "95 % interval", "nearest sets", "95 % interval")
+PAIR_COLUMNS = ("measure", "trained on", "random sets", "nearest sets")
 
 
 def layer_rows(found: LayerPrediction) -> list[tuple[str, ...]]:
@@ -22,8 +22,11 @@ def layer_rows(found: LayerPrediction) -> list[tuple[str, ...]]:
 
 
 def pair_rows(found: PairMatching) -> list[tuple[str, ...]]:
-    """The same of sets."""
-    return [(row.measure, row.case, *_cells(row.random), *_cells(row.nearest)) for row in found.rows]
+    """The same of sets, each figure with its 95 % interval."""
+    return [
+        (row.measure, row.case, *(" (".join(_cells(sets)) + ")" for sets in (row.random, row.nearest)))
+        for row in found.rows
+    ]
 
 
 def layer_table(found: LayerPrediction) -> Table:

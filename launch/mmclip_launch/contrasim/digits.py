@@ -6,9 +6,9 @@ mmclip contrasim digits --seeds 6 --steps 200 --output contrasim
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mmclip_eval.contrasim.digits.study import DigitsConfig, DigitsStudy, study_digits
 from mmclip_eval.contrasim.splits import LEAST_MODELS
 from mmclip_eval.contrasim.table import layer_table, pair_table, selectivity_line
+from mmclip_launch.contrasim.digit_study import DigitsConfig, DigitsStudy, study_digits
 from mmclip_launch.contrasim.flags import add_contrasim_flags, at_least, contrasim_of_flags, write
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import refuse_unwritable

@@ -9,13 +9,13 @@ from typing import Any
 from mmclip.config import config
 from mmclip.errors import UserError
 from mmclip_eval.contrasim.closed_form import MEASURES, Measure
-from mmclip_eval.contrasim.digits.training import Digits, layers_of_digits, trained, zero_shot_accuracy
 from mmclip_eval.contrasim.match import match_pairs
 from mmclip_eval.contrasim.matching import PairMatching
 from mmclip_eval.contrasim.predict import Progress, contrasim_of
 from mmclip_eval.contrasim.prediction import LayerPrediction
 from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.contrasim.splits import LEAST_MODELS, LEAST_TESTED
+from mmclip_launch.contrasim.digit_models import Digits, layers_of_digits, trained, zero_shot_accuracy
 
 Say = Callable[[str], None]
 

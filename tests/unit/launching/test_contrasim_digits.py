@@ -8,9 +8,9 @@ from mmclip.errors import UserError
 from mmclip_eval.contrasim import matching
 from mmclip_eval.contrasim import prediction as cases
 from mmclip_eval.contrasim.closed_form import CKA, PLAIN
-from mmclip_eval.contrasim.digits.study import DigitsConfig, DigitsStudy, study_digits
-from mmclip_eval.contrasim.digits.training import Digits, layers_of_digits, trained
 from mmclip_eval.contrasim.settings import ContraSimConfig
+from mmclip_launch.contrasim.digit_models import Digits, layers_of_digits, trained
+from mmclip_launch.contrasim.digit_study import DigitsConfig, DigitsStudy, study_digits
 
 pytestmark = pytest.mark.slow
 STEPS = 40
