@@ -163,6 +163,8 @@ def write_all(found: Comparison, output: Path, device: str, screen: Screen) -> N
     with atomic_file(result) as handle:
         handle.write(json.dumps(to_json(found), indent=1, allow_nan=False).encode())
     size = write_compare_page(page, found, command_line(), machine(torch.device(device)))
+    if found.contrasim is not None:
+        screen.say(f"learned similarity, as commentary: {found.contrasim.verdict}")
     screen.say(f"{found.verdict.word}: {found.b} in place of {found.a}")
     for reason in found.verdict.reasons:
         screen.say(f"  {reason}")
