@@ -78,6 +78,7 @@ def compare_viewed(
     notes: list[str] = []
     panels = list(_panels(a, b, against, say, notes))
     maps = _maps(sets[0], notes) if sets else None
+    contrasim = None if more.contrasim is None else _contrasim([a, b, *against], more.contrasim, say, notes)
     readings = [reading for one in sets for reading in behaviour_readings(one.behaviour)]
     readings += [reading for panel in panels for reading in panel_readings(panel)]
     readings = list(dict.fromkeys(readings))  # the logit scale is of the weights, whatever the set
@@ -92,7 +93,7 @@ def compare_viewed(
         notes=(*notes, *_notes(sets, panels, readings)),
         maps=maps,
         units=_units(sets[0], more.sparse, say) if more.sparse is not None else None,
-        contrasim=_contrasim([a, b, *against], more.contrasim, say) if more.contrasim is not None else None,
+        contrasim=contrasim,
     )
 
 
@@ -122,9 +123,17 @@ def _units(first: ComparedSet, settings: SparseConfig, say: Say) -> UnitComparis
     return compare_units(first.a.image_embed, first.b.image_embed, settings)
 
 
-def _contrasim(models: Sequence[Viewed], settings: ContraSimConfig, say: Say) -> LayerPrediction:
-    say(f"learned similarity: {len(models)} models, each held out in turn, with its controls")
-    return contrasim_of([model.layers[0] for model in models], [model.name for model in models], settings)
+def _contrasim(
+    models: Sequence[Viewed], settings: ContraSimConfig, say: Say, notes: list[str]
+) -> LayerPrediction | None:
+    """A and B are those that are held out: trained on the independent models, does it know their layers?"""
+    say(f"learned similarity: trained on {len(models) - 2} independent models, tested on A and B, with its controls")
+    try:
+        layers, names = [model.layers[0] for model in models], [model.name for model in models]
+        return contrasim_of(layers, names, settings, held_out=(0, 1))
+    except UserError as error:  # commentary must not cost the rest
+        notes.append(f"no learned similarity: {error}")
+        return None
 
 
 def texts_of(seen: Seen) -> Texts | None:
