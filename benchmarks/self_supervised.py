@@ -8,7 +8,12 @@ classes, and 10,000 to measure on. Its shards are made once, under `data/fashion
 
 Equal for all: CPU time of the optimizer steps, loading included (measure/equal_time.py), the tower and its weights at the
 start, the pictures, one thread, fp32, the packaged recipe of each. Not equal: what a step costs, so their number; and the
-settings in `TUNED`, each with its reason, which were chosen on pictures of the training set that the run did not see.
+settings in `TUNED`, each with its reason.
+
+How the tower and the settings were chosen: by runs of 25 to 30 seconds on shards 0 to 4 of the training split, measured on the
+first 200 pictures of each class in shard 5, by both ranks and the probe (`--data` of a folder whose `train` holds the five
+and whose `test` the sixth). The random tower was looked at too: two layers give it a lower uncentred rank than four, so a
+gain over it says less than it would over four (docs/log.md has both). The test split chose nothing.
 
 Measured on what the tower pools, before its projection: an objective over views trains that, and leaves the projection as
 random as it began. The same is measured of the tower that every run starts from, and the probe of the pixels themselves.
@@ -44,7 +49,7 @@ from mmclip_launch.run.tables import from_table
 SIDE, CLASSES = 28, 10
 ARCH = {
     "embed_dim": 96,
-    "vision_cfg": {"image_size": SIDE, "patch_size": 4, "width": 96, "layers": 4, "head_width": 32},
+    "vision_cfg": {"image_size": SIDE, "patch_size": 4, "width": 96, "layers": 2, "head_width": 32},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},  # rests
 }
 # Grey pictures have no hue; of a crop of 8 % of 28 px (SimCLR's smallest) nobody could tell what it shows.
@@ -55,21 +60,29 @@ CROPS = [
     {"name": "local", "copies": 2, "size": 12, "augment": {"crop_area": [0.15, 0.5], **COLOURS}},
 ]
 # More steps of fewer pictures; a batch at once is recoloured at a fifth of the price of picture by picture at this size.
+# Two layers take half as long as four: twice the steps.
 ALIKE = {
     "global_batch_size": 64,
     "data": {"augment_on": "device"},
     "model": {"inline": ARCH},
     "optimizer": {"lr": 1e-3, "weight_decay": 0.05},
 }
-QUICK_TEACHER = {"momentum": 0.9}  # a teacher at .99 would stand still in some hundred steps
 TUNED: Mapping[str, Mapping[str, Any]] = {
     "simclr": {"data": {"views": STRONG}},
-    "moco": {"data": {"views": STRONG}, "objective": QUICK_TEACHER},
-    "byol": {"data": {"views": STRONG}, "objective": QUICK_TEACHER},
+    # The teacher keeps the recipe's .99: behind one at .9 the queue's keys are told by their age and not by their picture, and
+    # the rank falls (projections 3 of 128). A queue of 8 batches is young under it; simclr's temperature spreads more than .2.
+    "moco": {"data": {"views": STRONG}, "objective": {"queue_size": 512, "temperature": 0.1}},
+    # A little more rank than with a teacher at .9 and the rate of all; .99 would stand still for long in some hundred steps.
+    "byol": {"data": {"views": STRONG}, "objective": {"momentum": 0.97}, "optimizer": {"lr": 5e-4}},
     "simsiam": {"data": {"views": STRONG}},
     "vicreg": {"data": {"views": STRONG}},
     "swav": {"data": {"views": CROPS}, "objective": {"prototypes": 64, "local_views": 2}},
-    "dino": {"data": {"views": CROPS}, "objective": {**QUICK_TEACHER, "prototypes": 256, "local_views": 2}},
+    # Pictures of an untrained tower have nearly one direction, which batch norm takes off, so that a teacher at .04 can tell
+    # them apart. Without it the assignments went to uniform, and behind a teacher at .9 the centre ran after it in circles.
+    "dino": {
+        "data": {"views": CROPS},
+        "objective": {"prototypes": 64, "local_views": 2, "norm": "batch", "momentum": 0.99},
+    },
     "mae": {"objective": {"width": 64, "depth": 1}},  # a decoder that is smaller than the tower
 }
 """What is not the packaged recipe's, which is meant for longer runs and larger pictures."""
@@ -78,7 +91,7 @@ TUNED: Mapping[str, Mapping[str, Any]] = {
 def main() -> None:
     """Train, measure, print and keep."""
     parser = argparse.ArgumentParser(description="Objectives over pictures alone, at equal CPU time.")
-    parser.add_argument("--seconds", type=float, default=75.0, help="CPU seconds of each run's steps (default: 75)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="CPU seconds of each run's steps (default: 90)")
     parser.add_argument("--recipes", nargs="+", choices=list(TUNED), default=list(TUNED), help="which (default: all)")
     parser.add_argument("--at-once", type=int, default=2, help="runs at a time, one thread each (default: 2)")
     parser.add_argument("--calibration", type=int, default=12, help="steps that tell a recipe's pace (default: 12)")

@@ -37,6 +37,28 @@ class ViewNeed:
     """Share of the patches that the student's tower does not get; the teacher's gets all."""
     noise: float = 0.0
     """Deviation of the Gaussian noise on the student's normalised pixels."""
+    learning: int | None = None
+    """Of the copies, how many the tower that learns encodes, the first ones; None: all."""
+    teaching: int | None = None
+    """Of the copies, how many the momentum towers encode, the last ones; None: all."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning", "teaching"):
+            asked = getattr(self, name)
+            if asked is not None and not 1 <= asked <= self.copies:
+                raise UserError(
+                    f"view {self.name!r}: {name}={asked}: expected 1 to {self.copies}, since it is a part of the copies"
+                )
+
+    @property
+    def learnt(self) -> int:
+        """How many copies, from the first one on, the tower that learns encodes."""
+        return self.copies if self.learning is None else self.learning
+
+    @property
+    def taught(self) -> int:
+        """How many copies, up to the last one, momentum towers that see this view encode."""
+        return self.copies if self.teaching is None else self.teaching
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,12 @@ def _views(
     found: dict[str, ViewNeed] = {}
     for view in (view for need in needs for view in need.views):
         known = found.setdefault(view.name, view)
-        asked = {"embeds": known.embeds or view.embeds, "tokens": known.tokens or view.tokens}
+        asked = {
+            "embeds": known.embeds or view.embeds,
+            "tokens": known.tokens or view.tokens,
+            "learning": _more(known.learning, view.learning),
+            "teaching": _more(known.teaching, view.teaching),
+        }
         if replace(known, **asked) != replace(view, **asked):
             raise UserError(f"two objectives need different views of the name {view.name!r}: {known} and {view}")
         found[view.name] = replace(view, **asked)
@@ -195,6 +200,10 @@ def _views(
             )
         found[embeds_of] = replace(found[embeds_of], embeds=True)
     return tuple(found.values())
+
+
+def _more(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _both_momenta(one: MomentumNeed | None, other: MomentumNeed) -> MomentumNeed:

@@ -35,13 +35,14 @@ def image_cost(
     heads and decoders, the loss, and a teacher of another architecture.
     """
     unit = _tokens(whole, patch)
-    view_cost = {view.name: view.copies * _tokens(sides[view.name], patch) / unit for view in needs.views}
-    learning = sum((view_cost[view.name] * (1 - view.masked) for view in needs.views), 0.0)
+    copy_cost = {view.name: _tokens(sides[view.name], patch) / unit for view in needs.views}
+    learning = sum((copy_cost[view.name] * view.learnt * (1 - view.masked) for view in needs.views), 0.0)
     if needs.pairs and needs.embeds_of is None:
         learning += 1.0 - dropped
     teaching = 0.0
     if needs.momentum is not None:
-        teaching = FORWARD * (needs.momentum.pairs + sum(view_cost[name] for name in needs.momentum.views))
+        taught = sum(copy_cost[view.name] * view.taught for view in needs.views if view.name in needs.momentum.views)
+        teaching = FORWARD * (needs.momentum.pairs + taught)
     return ImageCost(learning, teaching)
 
 

@@ -42,11 +42,12 @@ class MocoConfig:
         """What the run must provide."""
         usual = 0.999 if self.version == 2 else 0.99
         start = usual if self.momentum is None else self.momentum
+        one_side = 1 if self.version == 2 else None  # the first view asks, the second one answers
         return ObjectiveNeeds(
             pairs=False,
             logit_scale=False,
             pair_labels=self.version == 2,
-            views=(ViewNeed("strong", copies=2, style="strong"),),
+            views=(ViewNeed("strong", copies=2, style="strong", learning=one_side, teaching=one_side),),
             momentum=MomentumNeed(start, start if self.version == 2 else 1.0, views=("strong",)),
         )
 

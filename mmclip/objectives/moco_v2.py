@@ -33,7 +33,7 @@ class MocoObjective(Objective):
         """The loss, 0 as long as the queue is empty; and how full and how old it is."""
         query = self.projector(outputs.views["strong"][0].pooled)
         with torch.no_grad():
-            key = F.normalize(self.teacher(needed_momentum(context).views["strong"][1].pooled), dim=1)
+            key = F.normalize(self.teacher(needed_momentum(context).views["strong"][-1].pooled), dim=1)
         negative = self.ring.others(_pictures(context))
         loss = queue_infonce(query, key, self.ring.keys, negative, self.temperature)
         report = {

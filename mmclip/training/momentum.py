@@ -24,8 +24,8 @@ class MomentumTowers:
         assert needs.momentum is not None, "asked for only where an objective has such a teacher"
         self.need = needs.momentum
         seen = [view for view in needs.views if view.name in self.need.views]
-        self.views = [replace(view, masked=0.0, noise=0.0) for view in seen]
-        self.numbers = numbers
+        self.views = [replace(view, copies=view.taught, masked=0.0, noise=0.0, learning=None) for view in seen]
+        self.numbers = {view.name: numbers[view.name][-view.taught :] for view in seen}
         self.precision: Precision = precision
         self.towers = deepcopy(towers).requires_grad_(False).eval()
 

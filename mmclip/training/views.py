@@ -32,8 +32,13 @@ def normalised(towers: TwoTower, batch: ImageTextBatch, needs: Sequence[ViewNeed
 def encode_views(
     towers: TwoTower, batch: ImageTextBatch, needs: Sequence[ViewNeed], numbers: Numbers, pixels: Pixels
 ) -> dict[str, tuple[ViewOutput, ...]]:
-    """What `towers` make of the views, masked and with noise where that is needed."""
-    return {need.name: _encode(towers, batch.keys, need, numbers[need.name], pixels[need.name]) for need in needs}
+    """What `towers` make of the views that a tower learns from, masked and with noise where that is needed."""
+    return {
+        need.name: _encode(
+            towers, batch.keys, need, numbers[need.name][: need.learnt], pixels[need.name][: need.learnt]
+        )
+        for need in needs
+    }
 
 
 def refuse_views(towers: TwoTower, needs: Sequence[ViewNeed]) -> None:

@@ -100,6 +100,14 @@ def test_it_sees_whole_pictures_without_noise_and_no_gradient_reaches_it():
         assert not view.pooled.requires_grad
 
 
+def test_it_encodes_the_last_copies_alone_where_no_more_are_asked_for():
+    trained = towers()
+    half = ObjectiveNeeds(views=(ViewNeed("a", copies=2, learning=1, teaching=1),), momentum=needs().momentum)
+    (answer,) = teacher(trained, half)(batch(), 1).views["a"]
+    (_, both) = teacher(trained, needs())(batch(), 1).views["a"]
+    torch.testing.assert_close(answer.pooled, both.pooled, rtol=1e-12, atol=1e-12)
+
+
 def test_a_batch_in_parts_and_a_part_of_the_whole_are_the_same_rows():
     following = teacher(towers(), needs(pairs=True))
     whole, parts = following(batch(), 1), following(batch(), 2)

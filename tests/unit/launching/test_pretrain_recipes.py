@@ -24,7 +24,7 @@ COST = {
     "dino": 2 + 4 * 0.25 + 2 / 3,  # small crops of 2 x 2 patches beside 4 x 4
     "flip": 0.5 * 0.95 + 0.05,
     "mae": 0.25,
-    "moco": 2 + 2 / 3,
+    "moco": 1 + 1 / 3,
     "siglip": 1,
     "silc": 2 + 4 * 0.25 + 2 / 3,
     "simclr": 2,

@@ -131,6 +131,12 @@ def test_objectives_share_views_of_one_name_and_a_teacher_of_one_momentum():
         UserError, match=r"share the momentum towers of a run, with momenta 0\.996 to 1\.0 and 0\.999 to 0\.999"
     ):
         needs_of(ClipConfig(), [AuxiliaryConfig(objective=ByolConfig()), AuxiliaryConfig(objective=MocoConfig())])
+    moco = AuxiliaryConfig(objective=MocoConfig())
+    one_side, both_sides = (
+        needs_of(ClipConfig(), [moco]),
+        needs_of(ClipConfig(), [moco, AuxiliaryConfig(objective=SIMCLR)]),
+    )
+    assert [(view.learnt, view.taught) for view in (*one_side.views, *both_sides.views)] == [(1, 1), (2, 2)]
     dinos = [AuxiliaryConfig(objective=DinoConfig(local_views=count)) for count in (2, 3)]
     with pytest.raises(UserError, match="different views of the name 'local'"):
         needs_of(ClipConfig(), dinos)

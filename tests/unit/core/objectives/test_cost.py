@@ -7,6 +7,7 @@ from mmclip.objectives import (
     ClipConfig,
     DinoConfig,
     MaskedConfig,
+    MocoConfig,
     ModelShape,
     MomentumNeed,
     ObjectiveConfig,
@@ -43,6 +44,8 @@ def beside(main: ObjectiveConfig, auxiliary: ObjectiveConfig) -> ImageCost:
         (SimclrConfig(), 2),
         (VicregConfig(), 2),
         (ByolConfig(), 2 + 2 / 3),
+        (MocoConfig(version=2), 1 + 1 / 3),  # one view asks, the other answers
+        (MocoConfig(version=3), 2 + 2 / 3),
         (DinoConfig(local_views=8), (2 * 196 + 8 * 36 + 2 * 196 / 3) / 196),
         (SwavConfig(local_views=6), (2 * 196 + 6 * 36) / 196),
         (MaskedConfig(share=0.75), 0.25),

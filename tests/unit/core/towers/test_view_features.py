@@ -152,6 +152,19 @@ def test_a_view_in_pieces_is_corrupted_as_the_whole_batch_is_and_copies_are_not_
     assert torch.equal(whole[0], whole[1]) == (not corruption)  # the same pixels, each copy corrupted for itself
 
 
+def test_the_tower_that_learns_encodes_the_first_copies_alone_where_no_more_are_asked_for():
+    towers, batch, numbers = towers_of("class token"), batch_of(4, 3), {"a": (1, 2)}
+
+    def found(need: ViewNeed) -> list[Tensor]:
+        clean = normalised(towers, batch, [need], numbers)
+        return [view.pooled for view in encode_views(towers, batch, [need], numbers, clean)["a"]]
+
+    (asking,) = found(ViewNeed("a", copies=2, masked=0.5, learning=1))
+    torch.testing.assert_close(asking, found(ViewNeed("a", copies=2, masked=0.5))[0], rtol=1e-12, atol=1e-12)
+    with pytest.raises(UserError, match="view 'a': teaching=3: expected 1 to 2"):
+        ViewNeed("a", copies=2, teaching=3)
+
+
 def test_what_a_tower_cannot_make_of_a_view_is_refused_by_name():
     network, pooled = towers_of("convolutional"), towers_of("attention pool")
     with pytest.raises(
