@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from mmclip_data.shards import ShardWriter
+from mmclip_eval.compare.verdict import Thresholds
 from mmclip_launch.cli import VERBS
 from mmclip_launch.run.beginning.fork import take_fork
 from mmclip_launch.run.config import RunConfig, load_run_config
@@ -103,7 +104,9 @@ def test_every_table_of_a_run_file_is_one(page: Path):
         table = tomllib.loads(block.text)
         if is_suite(block):
             from_table(SuiteConfig, table, page.name)
-        if block.title:  # a suite, or a run file that needs the example before it
+        if table.keys() == {"rule"}:
+            from_table(Thresholds, table, page.name)
+        if block.title:  # a suite, rules, or a run file that needs the example before it
             continue
         whole = table if "global_batch_size" in table else {**BASE, **table}
         whole["data"] = {**BASE["data"], **whole["data"]}
