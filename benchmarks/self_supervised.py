@@ -91,7 +91,7 @@ TUNED: Mapping[str, Mapping[str, Any]] = {
 def main() -> None:
     """Train, measure, print and keep."""
     parser = argparse.ArgumentParser(description="Objectives over pictures alone, at equal CPU time.")
-    parser.add_argument("--seconds", type=float, default=90.0, help="CPU seconds of each run's steps (default: 90)")
+    parser.add_argument("--seconds", type=float, default=80.0, help="CPU seconds of each run's steps (default: 80)")
     parser.add_argument("--recipes", nargs="+", choices=list(TUNED), default=list(TUNED), help="which (default: all)")
     parser.add_argument("--at-once", type=int, default=2, help="runs at a time, one thread each (default: 2)")
     parser.add_argument("--calibration", type=int, default=12, help="steps that tell a recipe's pace (default: 12)")

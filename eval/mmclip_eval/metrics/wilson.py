@@ -19,4 +19,5 @@ def wilson_interval(hits: int, trials: int) -> Interval:
     share, weight = hits / trials, DEVIATIONS**2 / trials
     middle = (share + weight / 2) / (1 + weight)
     half = sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # The share lies inside; by rounding 60 of 60 would end two units below 1.
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))

@@ -14,3 +14,8 @@ def test_it_is_scipys(hits: int, trials: int):
 def test_what_is_no_share_is_refused(hits: int, trials: int):
     with pytest.raises(ValueError, match="expected at least one trial"):
         wilson_interval(hits, trials)
+
+
+def test_the_share_lies_inside_where_all_or_none_hit():
+    assert all(wilson_interval(trials, trials)[1] == 1.0 for trials in range(1, 2000))
+    assert all(wilson_interval(0, trials)[0] == 0.0 for trials in range(1, 2000))
