@@ -1,4 +1,4 @@
-"""What objectives over pictures alone make of a small tower in a minute: effective rank, and a linear probe.
+"""What objectives over pictures alone make of a small tower in 90 seconds: effective rank, and a linear probe.
 
     make bench NAME=self_supervised                     # the figures of benchmarks/results/self_supervised.json
     .venv/bin/python benchmarks/self_supervised.py --seconds 5 --recipes simclr mae --output /tmp/s.json   # a look
@@ -69,7 +69,7 @@ ALIKE = {
 }
 TUNED: Mapping[str, Mapping[str, Any]] = {
     "simclr": {"data": {"views": STRONG}},
-    # The teacher keeps the recipe's .99: behind one at .9 the queue's keys are told by their age and not by their picture, and
+    # The teacher keeps the recipe's .99: behind one at .9 queued keys seem to be told by their age, not by their picture, and
     # the rank falls (projections 3 of 128). A queue of 8 batches is young under it; simclr's temperature spreads more than .2.
     "moco": {"data": {"views": STRONG}, "objective": {"queue_size": 512, "temperature": 0.1}},
     # A little more rank than with a teacher at .9 and the rate of all; .99 would stand still for long in some hundred steps.
