@@ -117,7 +117,8 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
     viewed: list[Viewed] = []
     for name in (options.a, options.b, *options.against):
         viewed.append(viewer.view(name, lambda model: refuse_equal_prompts(opened, model.tokenizer)))
-    found = compare_viewed(viewed[0], viewed[1], viewed[2:], thresholds, more, screen.say)
+    with screen.bars("parts") as advance:
+        found = compare_viewed(viewed[0], viewed[1], viewed[2:], thresholds, more, screen.say, advance)
     screen.show(table_of(found))
     for note in found.notes:
         screen.warn(note)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mmclip.errors import UserError
 from mmclip_data.features.layers import LayerFeatures, shared_rows
@@ -28,6 +29,8 @@ from mmclip_eval.sparse.config import SparseConfig
 from mmclip_eval.sparse.units import Texts
 
 Say = Callable[[str], object]
+Track = Callable[[str, int, int], None]
+"""Called with what is being worked on, the parts done and the parts in all."""
 FEW_ROWS = 1000
 """Samples below which a reader is told that intervals are wide."""
 
@@ -64,8 +67,9 @@ def compare_viewed(
     thresholds: Thresholds,
     more: More | None = None,
     say: Say = lambda text: None,
+    track: Track = lambda name, done, total: None,
 ) -> Comparison:
-    """Compare B with A; `say` is told what is being worked on.
+    """Compare B with A; `say` is told what is being worked on, and `track` how far it is.
 
     Raises:
         UserError: the models saw different samples, a set has too few, or a rule is wrong.
@@ -76,9 +80,9 @@ def compare_viewed(
         for place, (one, other) in enumerate(zip(a.seen, b.seen, strict=True))
     ]
     notes: list[str] = []
-    panels = list(_panels(a, b, against, say, notes))
+    panels = list(_panels(a, b, against, say, track, notes))
     maps = _maps(sets[0], notes) if sets else None
-    contrasim = None if more.contrasim is None else _contrasim([a, b, *against], more.contrasim, say, notes)
+    contrasim = None if more.contrasim is None else _contrasim([a, b, *against], more.contrasim, say, track, notes)
     readings = [reading for one in sets for reading in behaviour_readings(one.behaviour)]
     readings += [reading for panel in panels for reading in panel_readings(panel)]
     readings = list(dict.fromkeys(readings))  # the logit scale is of the weights, whatever the set
@@ -92,12 +96,14 @@ def compare_viewed(
         panels=tuple(panels),
         notes=(*notes, *_notes(sets, panels, readings)),
         maps=maps,
-        units=_units(sets[0], more.sparse, say) if more.sparse is not None else None,
+        units=_units(sets[0], more.sparse, say, track) if more.sparse is not None else None,
         contrasim=contrasim,
     )
 
 
-def _panels(a: Viewed, b: Viewed, against: Sequence[Viewed], say: Say, notes: list[str]) -> Iterator[Panel]:
+def _panels(
+    a: Viewed, b: Viewed, against: Sequence[Viewed], say: Say, track: Track, notes: list[str]
+) -> Iterator[Panel]:
     for place, ours in enumerate(a.layers):
         others = [model.layers[place] for model in (b, *against)]
         if len(ours) < LEAST_ROWS:
@@ -107,7 +113,9 @@ def _panels(a: Viewed, b: Viewed, against: Sequence[Viewed], say: Say, notes: li
             continue
         ours, *others = shared_rows([ours, *others])
         say(f"{ours.tower} tower: {len(ours.names)} x {len(others[0].names)} layers on {len(ours):,} rows")
-        yield representation_panel(ours, others[0], others[1:])
+        yield representation_panel(
+            ours, others[0], others[1:], track=partial(track, f"layers of the {ours.tower} tower")
+        )
 
 
 def _maps(first: ComparedSet, notes: list[str]) -> TwinMaps | None:
@@ -118,19 +126,19 @@ def _maps(first: ComparedSet, notes: list[str]) -> TwinMaps | None:
         return None
 
 
-def _units(first: ComparedSet, settings: SparseConfig, say: Say) -> UnitComparison:
+def _units(first: ComparedSet, settings: SparseConfig, say: Say, track: Track) -> UnitComparison:
     say("sparse autoencoders: two fits to each model")
-    return compare_units(first.a.image_embed, first.b.image_embed, settings)
+    return compare_units(first.a.image_embed, first.b.image_embed, settings, progress=track)
 
 
 def _contrasim(
-    models: Sequence[Viewed], settings: ContraSimConfig, say: Say, notes: list[str]
+    models: Sequence[Viewed], settings: ContraSimConfig, say: Say, track: Track, notes: list[str]
 ) -> LayerPrediction | None:
     """A and B are those that are held out: trained on the independent models, does it know their layers?"""
     say(f"learned similarity: trained on {len(models) - 2} independent models, tested on A and B, with its controls")
     try:
         layers, names = [model.layers[0] for model in models], [model.name for model in models]
-        return contrasim_of(layers, names, settings, held_out=(0, 1))
+        return contrasim_of(layers, names, settings, held_out=(0, 1), progress=track)
     except UserError as error:  # commentary must not cost the rest
         notes.append(f"no learned similarity: {error}")
         return None

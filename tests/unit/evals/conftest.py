@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
@@ -135,3 +137,45 @@ def retrieval_folder(tmp_path: Path) -> Path:
     (root / "test" / "nshards.txt").write_text("1\n")
     (root / "dataset_type.txt").write_text("retrieval\n")
     return root
+
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Refuses tags that do not close, and keeps the ids, the addresses and the words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.addresses: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.words = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags[tag] += 1
+        self.ids.update([given["id"]] if "id" in given else [])
+        self.addresses += [given[name] for name in ("href", "src", "srcset", "action", "data") if name in given]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+@pytest.fixture
+def page_reader() -> type[Reader]:
+    """What reads a page of ours."""
+    return Reader

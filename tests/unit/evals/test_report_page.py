@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections import Counter
-from html.parser import HTMLParser
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,62 +24,34 @@ SUBJECT = Subject(
     weights_sha256="00",
     logit_scale=10.0,
 )
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 EVIL = '<script>alert("x")</script>&amp;\u202e"\'>'
 
 
-class Reader(HTMLParser):
-    """Refuses tags that do not close, and keeps the ids, the addresses and the words."""
+@pytest.fixture
+def page_of(page_reader: Any) -> Callable[..., Any]:
+    """Writes the page of an evaluation, and reads it."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: Counter[str] = Counter()
-        self.addresses: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.words = ""
-        self.feed(text)
-        assert self.open == []
+    def made(tmp_path: Path, model, *datasets: EvalDatasetConfig, subject: Subject = SUBJECT, run: Path | None = None):
+        evidence = []
+        results = list(evaluate(model, datasets, IDENTITY, chunk_size=4, keep=evidence.append)) if datasets else []
+        path = tmp_path / "report" / "index.html"
+        size = write_page(path, subject, run, tmp_path / "results", results, evidence)
+        assert size == path.stat().st_size < 5_000_000
+        text = path.read_text(encoding="utf-8")
+        reader = page_reader(text)
+        # A drawing's ids are a hash of it: two equal drawings share them, and then mean the same.
+        assert [name for name, n in reader.ids.items() if n > 1 and not re.fullmatch(r"f[0-9a-f]{10}-\d+", name)] == []
+        assert [a for a in reader.addresses if not a.startswith(("#", "data:image/"))] == []
+        assert {a[1:] for a in reader.addresses if a.startswith("#")} <= set(reader.ids)
+        assert "url(http" not in text
+        assert "@import" not in text
+        return text, reader
 
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.tags[tag] += 1
-        self.ids.update([given["id"]] if "id" in given else [])
-        self.addresses += [given[name] for name in ("href", "src", "srcset", "action", "data") if name in given]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data
-
-
-def page_of(tmp_path: Path, model, *datasets: EvalDatasetConfig, subject: Subject = SUBJECT, run: Path | None = None):
-    evidence = []
-    results = list(evaluate(model, datasets, IDENTITY, chunk_size=4, keep=evidence.append)) if datasets else []
-    path = tmp_path / "report" / "index.html"
-    size = write_page(path, subject, run, tmp_path / "results", results, evidence)
-    assert size == path.stat().st_size < 5_000_000
-    text = path.read_text(encoding="utf-8")
-    reader = Reader(text)
-    # A drawing's ids are a hash of it: two equal drawings share them, and then mean the same.
-    assert [name for name, n in reader.ids.items() if n > 1 and not re.fullmatch(r"f[0-9a-f]{10}-\d+", name)] == []
-    assert [a for a in reader.addresses if not a.startswith(("#", "data:image/"))] == []
-    assert {a[1:] for a in reader.addresses if a.startswith("#")} <= set(reader.ids)
-    assert "url(http" not in text
-    assert "@import" not in text
-    return text, reader
+    return made
 
 
 def test_a_classification_set_is_shown_with_answers_names_confusions_and_maps(
-    tmp_path, classification_folder, colour_model
+    tmp_path, classification_folder, colour_model, page_of
 ):
     text, reader = page_of(tmp_path, colour_model, EvalDatasetConfig(name="set", path=str(classification_folder)))
     assert "5.00 / 6" not in text
@@ -96,14 +68,14 @@ def test_a_classification_set_is_shown_with_answers_names_confusions_and_maps(
     assert reader.tags["img"] >= 6
 
 
-def test_a_retrieval_set_is_shown_both_ways(tmp_path, retrieval_folder, colour_model):
+def test_a_retrieval_set_is_shown_both_ways(tmp_path, retrieval_folder, colour_model, page_of):
     _, reader = page_of(tmp_path, colour_model, EvalDatasetConfig(name="set", path=str(retrieval_folder)))
     for words in ("From picture to caption", "From caption to picture", "rather red", "caption to picture, recall@1"):
         assert words in reader.words, words
     assert "Confusion between" not in reader.words
 
 
-def test_what_people_write_into_names_stays_text(tmp_path, write_tar, picture, colour_model):
+def test_what_people_write_into_names_stays_text(tmp_path, write_tar, picture, colour_model, page_of):
     names = [EVIL, "красный", "猫の顔", "سيارة", "red $x_1$ {c} {{ 7*7 }}", "e\u0301\U0001f600"]
     colours = ["red", "green", "blue", "white", "black", "red"]
     samples = [
@@ -128,7 +100,7 @@ def test_what_people_write_into_names_stays_text(tmp_path, write_tar, picture, c
     assert "49" not in re.findall(r"red \S+ \S+ (\S+)", reader.words)
 
 
-def test_a_collapsed_model_has_a_page_too(tmp_path, classification_folder, retrieval_folder, constant_model):
+def test_a_collapsed_model_has_a_page_too(tmp_path, classification_folder, retrieval_folder, constant_model, page_of):
     _, reader = page_of(
         tmp_path,
         constant_model,
@@ -138,7 +110,7 @@ def test_a_collapsed_model_has_a_page_too(tmp_path, classification_folder, retri
     assert "not above chance" in reader.words
 
 
-def test_a_run_without_sets_shows_its_curves(tmp_path, colour_model):
+def test_a_run_without_sets_shows_its_curves(tmp_path, colour_model, page_of):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.toml").write_text('global_batch_size = 8\n[length]\nsteps = 9\n[data.source]\ntype = "synthetic"\n')
@@ -155,7 +127,9 @@ def test_a_run_without_sets_shows_its_curves(tmp_path, colour_model):
     assert "Each figure with its 95 % interval" not in reader.words
 
 
-def test_figures_of_other_weights_are_marked_and_stay_out_of_the_head(tmp_path, classification_folder, colour_model):
+def test_figures_of_other_weights_are_marked_and_stay_out_of_the_head(
+    tmp_path, classification_folder, colour_model, page_of
+):
     other = ModelIdentity(model="colours", precision="fp32", checkpoint="runs/older", weights_sha256="11")
     old = EvalDatasetConfig(name="old", path=str(classification_folder))
     for result in evaluate(colour_model, [old], other):
@@ -168,7 +142,7 @@ def test_figures_of_other_weights_are_marked_and_stay_out_of_the_head(tmp_path, 
     assert "old: " not in tiles
 
 
-def test_of_very_many_sets_the_last_are_shown_by_their_scores(tmp_path, classification_folder, colour_model):
+def test_of_very_many_sets_the_last_are_shown_by_their_scores(tmp_path, classification_folder, colour_model, page_of):
     sets = [EvalDatasetConfig(name=f"set-{i}", path=str(classification_folder)) for i in range(MOST_SETS + 2)]
     text, reader = page_of(tmp_path, colour_model, *sets)
     assert f"shown by their scores alone: set-{MOST_SETS}, set-{MOST_SETS + 1}." in reader.words
@@ -176,19 +150,19 @@ def test_of_very_many_sets_the_last_are_shown_by_their_scores(tmp_path, classifi
     assert text.count('class="card scores"') == MOST_SETS + 2
 
 
-def test_the_same_evidence_gives_the_same_page(tmp_path, classification_folder, colour_model):
+def test_the_same_evidence_gives_the_same_page(tmp_path, classification_folder, colour_model, page_of):
     settings = EvalDatasetConfig(name="set", path=str(classification_folder))
     assert page_of(tmp_path, colour_model, settings)[0] == page_of(tmp_path, colour_model, settings)[0]
 
 
-def test_pictures_that_moved_away_are_named_on_the_page(tmp_path, classification_folder, colour_model):
+def test_pictures_that_moved_away_are_named_on_the_page(tmp_path, classification_folder, colour_model, page_reader):
     evidence = []
     settings = EvalDatasetConfig(name="set", path=str(classification_folder))
     results = list(evaluate(colour_model, [settings], IDENTITY, keep=evidence.append))
     (classification_folder / "test" / "1.tar").unlink()
     evidence[0].dataset.samples.close()
     write_page(tmp_path / "index.html", SUBJECT, None, None, results, evidence)
-    words = Reader((tmp_path / "index.html").read_text()).words
+    words = page_reader((tmp_path / "index.html").read_text()).words
     assert "A picture cannot be shown: set/1.tar/" in words
     assert "picture cannot be read" in words
 
@@ -211,7 +185,7 @@ def test_evidence_is_handed_out_once_a_set_after_its_results(
     assert seen[1].class_embed is None
 
 
-def test_groups_must_stand_in_every_sample(tmp_path, write_tar, picture, colour_model):
+def test_groups_must_stand_in_every_sample(tmp_path, write_tar, picture, colour_model, page_of):
     from mmclip.errors import UserError
 
     write_tar(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mmclip_eval.contrasim.prediction import LayerPrediction
-from mmclip_eval.report.words import percent
+from mmclip_eval.contrasim.table import LAYER_COLUMNS, layer_rows, selectivity_line
 
 
 @dataclass(frozen=True)
@@ -12,25 +12,15 @@ class ContraSimTable:
 
     words: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: list[tuple[str, ...]]
 
 
 def contrasim_table(found: LayerPrediction) -> ContraSimTable:
-    """A row a case."""
+    """A row a case, in percent, as the terminal has it."""
     low, high = found.selectivity_interval
-    verdict = f"{found.verdict[0].upper()}{found.verdict[1:]}"
-    points = f"{100 * found.selectivity:.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+    line = selectivity_line(found)
     words = (
-        f"Does it find the same layer of another model? {verdict}. Selectivity, which is the accuracy on true "
-        f"correspondences less that on invented ones: {points}; guessing finds {percent(found.chance)}."
+        f"Does it find the same layer of another model? {line[0].upper()}{line[1:]}. Selectivity is the accuracy on true "
+        f"correspondences less that on invented ones, here with an interval of {100 * low:.1f} to {100 * high:.1f} points."
     )
-    rows = [
-        (
-            row.measure,
-            row.case,
-            percent(row.accuracy.value),
-            f"{percent(row.accuracy.interval[0])} to {percent(row.accuracy.interval[1])}",
-        )
-        for row in (*found.learned, *found.closed_form)
-    ]
-    return ContraSimTable(words, ("measure", "case", "layers found", "95 % interval"), tuple(rows))
+    return ContraSimTable(words, LAYER_COLUMNS, layer_rows(found))

@@ -3,11 +3,10 @@
 import json
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
+from typing import Any
 
 import pytest
 import torch
@@ -22,41 +21,7 @@ from mmclip_eval.compare.verdict import Rule, Thresholds
 from mmclip_eval.sparse.config import SparseConfig
 
 EVIL = '<script>alert("x")</script>'
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 LAYERS = ("block 1 pooled", "block 1 mean", "block 2 pooled", "block 2 mean", "embedding")
-
-
-class Reader(HTMLParser):
-    """Refuses tags that do not close, and keeps ids, addresses and words."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: Counter[str] = Counter()
-        self.addresses: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.words = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.tags[tag] += 1
-        self.ids.update([given["id"]] if "id" in given else [])
-        self.addresses += [given[name] for name in ("href", "src") if name in given]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data
 
 
 def packaged() -> Thresholds:
@@ -85,13 +50,13 @@ def viewed(says: Callable[..., Seen], truth: list[int]) -> Callable[..., Viewed]
     return made
 
 
-def test_the_page_holds_the_verdict_and_the_flipped_pictures(viewed: Callable[..., Viewed], tmp_path):
+def test_the_page_holds_the_verdict_and_the_flipped_pictures(viewed: Callable[..., Viewed], tmp_path, page_reader: Any):
     found = compare_viewed(viewed("old", 0), viewed("new", 1, 2, 3, seed=1), (), packaged())
     path = tmp_path / "page" / "index.html"
     size = write_compare_page(path, found, "mmclip compare old new", "a loom")
     text = path.read_text(encoding="utf-8")
     assert size == len(text.encode()) < 2_000_000
-    reader = Reader(text)
+    reader = page_reader(text)
     assert [name for name, n in reader.ids.items() if n > 1 and not re.fullmatch(r"f[0-9a-f]{10}-\d+", name)] == []
     assert [a for a in reader.addresses if not a.startswith(("#", "data:image/"))] == []
     assert {a[1:] for a in reader.addresses if a.startswith("#")} <= set(reader.ids)
@@ -107,18 +72,18 @@ def test_the_page_holds_the_verdict_and_the_flipped_pictures(viewed: Callable[..
     assert text == render_compare_page(found, "mmclip compare old new", "a loom"), "the same comparison, the same page"
 
 
-def test_what_people_write_into_names_stays_text(viewed: Callable[..., Viewed]):
+def test_what_people_write_into_names_stays_text(viewed: Callable[..., Viewed], page_reader: Any):
     a, b = viewed(EVIL, 0), viewed("b", 1, seed=1)
     text = render_compare_page(compare_viewed(a, b, (), packaged()), EVIL, EVIL)
-    assert Reader(text).tags["script"] == 0
+    assert page_reader(text).tags["script"] == 0
 
 
-def test_independent_models_are_named_and_are_the_floor(viewed: Callable[..., Viewed]):
+def test_independent_models_are_named_and_are_the_floor(viewed: Callable[..., Viewed], page_reader: Any):
     found = compare_viewed(viewed("a"), viewed("b", 1, seed=1), [viewed("c", 5, seed=2)], packaged())
     assert {one.floor_from for one in found.readings if one.figure == "representation.image.cka"} == {
         "1 independent model"
     }
-    reader = Reader(render_compare_page(found, "mmclip compare", "a loom"))
+    reader = page_reader(render_compare_page(found, "mmclip compare", "a loom"))
     assert "independent: c" in " ".join(reader.words.split())
 
 
@@ -134,24 +99,26 @@ def test_the_result_is_strict_and_names_the_flipped_samples(viewed: Callable[...
     assert {one["rule"]["verdict"] for one in judged} <= {"safe", "look", "unsafe"}
 
 
-def test_units_of_sparse_autoencoders_stand_on_the_page_where_asked_for(viewed: Callable[..., Viewed], monkeypatch):
+def test_units_of_sparse_autoencoders_stand_on_the_page_where_asked_for(
+    viewed: Callable[..., Viewed], monkeypatch, page_reader: Any
+):
     monkeypatch.setattr("mmclip_eval.sparse.config.LEAST_ROWS", 20)
     more = More(sparse=SparseConfig(units=12, k=2, steps=60))
     found = compare_viewed(viewed("a"), viewed("b", 1, seed=1), (), packaged(), more)
     assert found.units is not None
-    reader = Reader(render_compare_page(found, "mmclip compare --sparse", "a loom"))
+    reader = page_reader(render_compare_page(found, "mmclip compare --sparse", "a loom"))
     assert "Units of the embeddings" in reader.words
     assert json.loads(json.dumps(to_json(found), allow_nan=False))["units"] is not None
 
 
-def test_a_collapsed_layer_is_named_and_not_a_crash(viewed: Callable[..., Viewed]):
+def test_a_collapsed_layer_is_named_and_not_a_crash(viewed: Callable[..., Viewed], page_reader: Any):
     a, b = viewed("a"), viewed("b", 1, seed=1)
     image, text = b.layers
     dead = replace(image, features=(torch.ones(len(image), 12), *image.features[1:]))
     found = compare_viewed(a, replace(b, layers=(dead, text)), (), packaged())
     assert any("block 1 pooled" in note and "collapsed" in note for note in found.notes)
     json.dumps(to_json(found), allow_nan=False)
-    Reader(render_compare_page(found, "mmclip compare", "a loom"))
+    page_reader(render_compare_page(found, "mmclip compare", "a loom"))
 
 
 def test_every_packaged_rule_names_a_figure():
