@@ -3,6 +3,15 @@
 import math
 from dataclasses import dataclass
 
+PERMUTED = "permuted pairs"
+
+
+def floor_words(independent: int) -> str:
+    """What a floor is of, by the number of independent models."""
+    if not independent:
+        return PERMUTED
+    return f"{independent} independent model{'s' if independent > 1 else ''}"
+
 
 @dataclass(frozen=True)
 class Anchored:

@@ -11,13 +11,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmclip_eval.compare.anchored import Anchored
+from mmclip_eval.compare.anchored import Anchored, floor_words
 from mmclip_eval.compare.behaviour.seen import Said, Seen
 from mmclip_eval.compare.change import Change
 from mmclip_eval.compare.halves import mean_over_halves
 from mmclip_eval.metrics.bootstrap import accuracy_interval, ratio_interval
-
-PERMUTED = "permuted pairs"
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def _anchored(
         high=high,
         ceiling=figure(a.said, a.said),
         floor=sum(others) / len(others) if others else chance,
-        floor_from=f"{len(others)} independent models" if others else PERMUTED,
+        floor_from=floor_words(len(others)),
     )
 
 

@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmclip_data.features.encode import distinct_texts
-from mmclip_eval.compare.anchored import Anchored
-from mmclip_eval.compare.behaviour.flips import PERMUTED
+from mmclip_eval.compare.anchored import Anchored, floor_words
 from mmclip_eval.compare.behaviour.seen import Seen
 from mmclip_eval.compare.change import Change
 from mmclip_eval.compare.halves import mean_over_halves, permuted
@@ -60,7 +59,7 @@ def retrieved(way: Way, a: Seen, b: Seen, against: Sequence[Seen] = ()) -> Retri
             high=high,
             ceiling=_overlap(lists[0], lists[0]),
             floor=sum(others) / len(others) if others else _overlap(lists[0], lists[1][order]),
-            floor_from=f"{len(others)} independent models" if others else PERMUTED,
+            floor_from=floor_words(len(others)),
         ),
         recall=_recall_change(way, a, first, steps, [_first(one, way) for one in against]),
         lost=_samples(owner, steps < 0),

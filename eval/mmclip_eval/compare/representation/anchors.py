@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from mmclip_eval.compare.anchored import Anchored
+from mmclip_eval.compare.anchored import Anchored, floor_words
 from mmclip_eval.compare.representation.grams import Grams
 from mmclip_eval.compare.representation.jackknife import groups_of, interval
 from mmclip_eval.compare.representation.measures import (
@@ -26,7 +26,6 @@ GRAM_ROWS = 600
 """Rows of measures whose time grows with its square."""
 DRAWS = 3
 """Ways to halve units, and ways to permute rows."""
-PERMUTED = "permuted pairs"
 
 Figures = dict[str, Figure]
 
@@ -100,7 +99,7 @@ def _anchored(
     ceiling = [kind.whole(a, a)]
     halves = [kind.whole(*parts) for parts in _halves(a, seed)]
     floor = [kind.whole(a, other) for other in against or _permuted(b, seed)]
-    floor_from = PERMUTED if not against else f"{len(against)} independent model{'s' if len(against) > 1 else ''}"
+    floor_from = floor_words(len(against))
     found: dict[str, Anchored | NoFigure] = {}
     for name in value:
         try:

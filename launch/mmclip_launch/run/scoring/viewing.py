@@ -60,6 +60,7 @@ class Viewer:
         with self.screen.bars("pictures") as advance:
             seen = tuple(self._seen(name, model, encoder, one, partial(advance, name)) for one in self.datasets)
             layers = self._layers(name, model, partial(advance, f"{name}, layers"))
+        self.screen.say(f"{name}: {encoder.tally}")
         if self.how.store is not None:
             self.how.store.close()
         return Viewed(name, seen, layers)

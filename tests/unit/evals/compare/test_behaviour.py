@@ -64,6 +64,8 @@ def test_independent_models_are_the_floor_where_there_are_some(says: Says, truth
     assert found.agreement.floor == pytest.approx((30 + 20) / 2 / 40)
     assert found.agreement.floor_from == "2 independent models"
     assert found.accuracy.floor == pytest.approx((10 + 20) / 2 / 40)
+    alone = flips(a, says(wrong(truth, 0)), [says(wrong(truth, *range(10)))])
+    assert alone.agreement.floor_from == "1 independent model"
 
 
 def test_the_same_weights_are_at_the_ceiling(says: Says, truth: list[int]):
