@@ -37,8 +37,7 @@ def behaviour(a: Seen, b: Seen, against: Sequence[Seen] = ()) -> Behaviour:
     for other in (b, *against):
         refuse_other_samples(a, other)
     name, samples = a.dataset.config.name, len(a.image_embed)
-    if samples < FEWEST:
-        raise UserError(f"{name}: {samples} samples; expected at least {FEWEST} to tell two models apart")
+    refuse_few(name, samples)
     if a.class_embed is None and a.caption_embed is None:
         raise UserError(f"{name}: samples have neither classes with names nor captions: nothing can be asked of them")
     labelled = a.class_embed is not None
@@ -53,3 +52,13 @@ def behaviour(a: Seen, b: Seen, against: Sequence[Seen] = ()) -> Behaviour:
         else (retrieved("text", a, b, against), retrieved("image", a, b, against)),
         space=space(a, b, against),
     )
+
+
+def refuse_few(name: str, samples: int) -> None:
+    """Refuse a set that is too small.
+
+    Raises:
+        UserError: an interval over it would say nothing.
+    """
+    if samples < FEWEST:
+        raise UserError(f"{name}: {samples} samples; expected at least {FEWEST} to tell two models apart")

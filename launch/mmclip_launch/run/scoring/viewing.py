@@ -11,6 +11,7 @@ from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.layers import LayerFeatures, LayerTowers, image_layers, text_layers
 from mmclip_data.features.model import Towers
 from mmclip_eval.compare.assemble import Viewed
+from mmclip_eval.compare.behaviour.behaviour import refuse_few
 from mmclip_eval.compare.behaviour.seen import Seen
 from mmclip_eval.compare.some_rows import SomeRows
 from mmclip_eval.datasets import OpenedDataset
@@ -114,6 +115,7 @@ def _embedding_of(layers: LayerFeatures) -> LayerFeatures:
 
 
 def _refuse_silent(dataset: EvalDataset) -> None:
+    refuse_few(dataset.config.name, len(dataset.samples))
     if len(dataset.rows) != len(dataset.samples):
         raise UserError(
             f"{dataset.config.name}: {len(dataset.rows):,} pictures of {len(dataset.samples):,} samples: expected one "
