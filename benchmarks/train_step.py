@@ -17,9 +17,11 @@ the peer gets them normalised.
 - `b32_fp32`: both in fp32
 - `b32_bf16_vs_fp32`: ours in bf16 autocast beside the peer's fp32, its trainer's way on a CPU; the same runs of the peer
 - `text_tower`: forward and backward of the text tower alone, 256 captions, fp32
-- `optimizer`: the update alone, of the model's 151 million parameters, on all cores, as a trainer has them by default
-- `optimizer_1_thread`: the same on one, where ours is as fast as the core reads and writes memory, and the peer's many passes
-  find more of the smaller tensors in the cache
+- `optimizer`: the update of the model's 151 million parameters on all cores, each side in processes that do nothing else:
+  what the update itself costs
+- `optimizer_after_steps`: the same in this process, after the rows above. The temporary tensors of the peer's passes get back
+  memory that whole steps have freed, so that it is faster here than alone; a trainer's process is like this one
+- `optimizer_after_steps_1_thread`: the same on one core
 
 `b32_bf16_vs_fp32` needs a processor with instructions for bf16 (`mmclip doctor` says whether it has them): without, torch
 emulates them, several times slower than fp32.
@@ -40,6 +42,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import torch
 from measure.captions import LAW, captions, pairs
 from measure.document import finish
+from measure.interleave import interleave
+from measure.optimizer_alone import SIDES, spawn
 from measure.ratios import Row
 from measure.timing import time_rows, time_sides
 from measure.trainers import Ours, Peer
@@ -59,6 +63,8 @@ QUICK_CFG: dict[str, Any] = {
 
 OPTIMIZER_PAIRS = 5
 """Pairs of optimizer steps for one of whole steps: they take a hundredth of the time, and vary more."""
+UPDATES = 15
+"""Of each process that does nothing else; the median counts."""
 
 
 def main() -> None:
@@ -70,21 +76,23 @@ def main() -> None:
     torch.set_num_threads(1)
     cfg = QUICK_CFG if options.quick else model_cfg_of("ViT-B-32")
     share = 8 if options.quick else 1
+    threads = len(os.sched_getaffinity(0))
+    optimizer, updated_difference = optimizer_alone_rows(cfg, 3 * options.repetitions, threads)
     ours = Ours(cfg, torch.device("cpu"), batch=BATCH // share)
     peer = Peer(cfg, ours.towers.backbone.state_dict(), torch.device("cpu"))
     text, text_difference = text_rows(ours, peer, captions(CAPTIONS // share, cfg["text_cfg"], 1), options.repetitions)
     steps, loss_difference = step_rows(ours, peer, cfg, BATCH // share, options.repetitions)
-    optimizer = optimizer_rows("optimizer_1_thread", ours, peer, OPTIMIZER_PAIRS * options.repetitions)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    optimizer += optimizer_rows("optimizer", ours, peer, OPTIMIZER_PAIRS * options.repetitions)
-    rows = [*steps, *text, *optimizer]
+    after_1_thread = optimizer_rows("optimizer_after_steps_1_thread", ours, peer, OPTIMIZER_PAIRS * options.repetitions)
+    torch.set_num_threads(threads)
+    after = optimizer_rows("optimizer_after_steps", ours, peer, OPTIMIZER_PAIRS * options.repetitions)
+    rows = [*steps, *text, *optimizer, *after, *after_1_thread]
     equal = {
         "model_cfg": cfg,
         "batch": BATCH // share,
         "captions": CAPTIONS // share,
         "lengths": LAW,
         "threads": 1,
-        "difference": {"loss": loss_difference, "text_embed": text_difference},
+        "difference": {"loss": loss_difference, "text_embed": text_difference, "updated": updated_difference},
     }
     finish(
         "train_step",
@@ -170,6 +178,19 @@ def optimizer_rows(case: str, ours: Ours, peer: Peer, repetitions: int) -> list[
     sides = {"mmclip": ours.optimizer.step, "open_clip": peer.optimizer.step}
     times = time_sides(sides, repetitions + 1)
     return time_rows(case, times["mmclip"][1:], times["open_clip"][1:], NAME)
+
+
+def optimizer_alone_rows(cfg: dict[str, Any], repetitions: int, threads: int) -> tuple[list[Row], float]:
+    """The update in processes that do nothing else; and how far the weights that it leaves differ between the sides."""
+
+    def measure(side: str, repetition: int) -> tuple[tuple[float, float], float]:
+        return spawn(side, cfg, UPDATES, threads)
+
+    found = interleave({side: partial(measure, side) for side in SIDES}, repetitions)
+    norms = {side: torch.tensor([norm for _, norm in runs], dtype=torch.float64) for side, runs in found.items()}
+    difference = agreement("weights after the same updates", norms["mmclip"], norms["open_clip"])
+    times = {side: [seconds for seconds, _ in runs] for side, runs in found.items()}
+    return time_rows("optimizer", times["mmclip"], times["open_clip"], NAME), difference
 
 
 if __name__ == "__main__":

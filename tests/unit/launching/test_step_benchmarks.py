@@ -77,6 +77,12 @@ def test_the_step_benchmark_compares_sides_that_agree(bench: dict[str, ModuleTyp
     assert max(text_difference, loss_difference) < 1e-5
 
 
+def test_optimizers_alone_update_alike_in_processes_of_their_own(bench: dict[str, ModuleType]):
+    rows, difference = bench["train_step"].optimizer_alone_rows(bench["scale"].TOY, 1, 1)
+    assert [(row.case, row.metric) for row in rows] == [("optimizer", "CPU seconds"), ("optimizer", "wall seconds")]
+    assert difference < 1e-9, "the same weights, gradients, settings, and so the same update"
+
+
 def test_sides_that_differ_are_no_benchmark(bench: dict[str, ModuleType]):
     agreement, loss = bench["train_step"].agreement, torch.tensor(2.0)
     assert agreement("loss", loss * (1 + 5e-5), loss) == pytest.approx(5e-5, rel=0.01)
