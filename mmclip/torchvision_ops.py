@@ -2,15 +2,13 @@
 
 open_clip and timm need only torchvision's Python transforms, yet the import of torchvision describes two detection
 operators and fails when its extension (built for another torch, or for CUDA) did not load. `install` waits for that
-import, whoever makes it, and declares the two operators just before; nothing here imports torch or torchvision earlier.
+import, whoever makes it. torchvision loads its extension first and knows whether that went well; where it did not, the two
+operators are declared before the next part of torchvision is imported. Nothing here imports torch or torchvision earlier.
 """
 
-import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Iterable
 from importlib.abc import MetaPathFinder
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -18,71 +16,55 @@ STAND_INS = ("nms", "qnms")
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 _libraries: list[Any] = []  # a torch.library.Library that is collected takes its operators with it
-_searching: list[bool] = []  # not empty while we look for torchvision ourselves, which the finder below notices too
 
 
-class _BeforeTorchvision(MetaPathFinder):
-    """Finds nothing itself: it acts when torchvision is looked for, and lets the search go on."""
+class _WhileTorchvisionIsImported(MetaPathFinder):
+    """Finds nothing itself: it acts when a part of torchvision is looked for, and lets the search go on."""
 
     def find_spec(self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None) -> None:
-        if fullname == "torchvision":
-            on_search()
+        if fullname.startswith("torchvision.") and not _libraries and _extension_is_missing():
+            _declare()
 
 
 def install() -> None:
     """Wait for the first import of torchvision in this process; `import mmclip` does this."""
-    if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _BeforeTorchvision())
+    if not any(isinstance(finder, _WhileTorchvisionIsImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhileTorchvisionIsImported())
 
 
 def on_search() -> None:
-    """What a finder does when torchvision is looked for; the file `mmclip_startup.pth` of an installation calls it too."""
-    define_missing_ops()
+    """What the file `mmclip_startup.pth` of an installation calls when torchvision is looked for."""
+    install()
 
 
-def define_missing_ops() -> bool:
-    """Declare the operators that torchvision's import asks for, if its extension is there but cannot be loaded.
+def stand_ins_declared() -> bool:
+    """Whether declarations stand in for torchvision's operators in this process; calling one raises `NotImplementedError`.
 
-    Idempotent. Where the extension loads, or torchvision is absent or already imported, nothing is declared.
+    Imports torchvision.
 
-    Returns:
-        Whether the declarations stand in for the real operators in this process; calling one raises
-        `NotImplementedError`.
+    Raises:
+        ImportError: there is no torchvision, or it cannot be imported for another reason.
     """
-    if _libraries or _searching or "torchvision" in sys.modules:
-        return bool(_libraries)
-    _searching.append(True)
-    try:
-        if _real_ops_load():
-            return False
-    finally:
-        _searching.clear()
+    install()
+    import torchvision  # noqa: F401
+
+    return bool(_libraries)
+
+
+def _extension_is_missing() -> bool:
+    """What torchvision itself found; False while it has not looked yet (a submodule is bound once it was executed)."""
+    extension = getattr(sys.modules.get("torchvision"), "extension", None)
+    return extension is not None and not extension._has_ops()
+
+
+def _declare() -> None:
     from torch.library import Library
 
     library = Library("torchvision", "DEF")
+    _libraries.append(library)
     for name in STAND_INS:
         library.define(name + SCHEMA)
         library.impl(name, _refuse, "CompositeExplicitAutograd")
-    _libraries.append(library)
-    return True
-
-
-def _real_ops_load() -> bool:
-    """Load torchvision's extension as its own import will (twice is harmless); True where torchvision is absent."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return True
-    loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    extension = importlib.machinery.FileFinder(str(Path(spec.origin).parent), loader).find_spec("_C")
-    if extension is None or extension.origin is None:
-        return False
-    import torch
-
-    try:
-        torch.ops.load_library(extension.origin)
-    except OSError:
-        return False
-    return True
 
 
 def _refuse(*_: object) -> NoReturn:

@@ -108,7 +108,7 @@ def double_installations() -> Iterator[Finding]:
 
 def torchvision_operators() -> Iterator[Finding]:
     """Whether torchvision's compiled part fits this torch; tried for real, and the same as training does."""
-    from mmclip.torchvision_ops import define_missing_ops
+    from mmclip.torchvision_ops import stand_ins_declared
 
     if importlib.util.find_spec("torchvision") is None:
         yield Finding(
@@ -118,7 +118,17 @@ def torchvision_operators() -> Iterator[Finding]:
             fix="pip install torchvision",
         )
         return
-    yield torchvision_finding(define_missing_ops(), version("torch"), version("torchvision"))
+    try:
+        stand_ins = stand_ins_declared()
+    except (ImportError, RuntimeError) as error:  # built for another CUDA, say
+        yield Finding(
+            name="torchvision",
+            value=f"{version('torchvision')}: cannot be imported beside torch {version('torch')}: {error}",
+            state="problem",
+            fix="install torch and torchvision from one index, at the same time",
+        )
+        return
+    yield torchvision_finding(stand_ins, version("torch"), version("torchvision"))
 
 
 def torchvision_finding(stand_ins: bool, torch_version: str, torchvision_version: str) -> Finding:

@@ -195,6 +195,17 @@ def test_torchvision_is_noted_exactly_where_its_operators_did_not_load():
     assert ("stand-ins" in found.value) is not _has_ops()
 
 
+def test_a_torchvision_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch):
+    def fails() -> bool:
+        raise RuntimeError("compiled with different CUDA major versions")
+
+    monkeypatch.setattr("mmclip.torchvision_ops.stand_ins_declared", fails)
+    found = only(torchvision_operators())
+    assert found.state == "problem"
+    assert "different CUDA major versions" in found.value
+    assert "from one index" in found.fix
+
+
 def test_formats_that_pillow_lacks_are_named():
     whole = {"jpg": True, "zlib": True, "webp": True, "libjpeg_turbo": True}
     assert [finding.state for finding in format_findings(whole)] == ["ok"]
