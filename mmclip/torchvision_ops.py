@@ -38,16 +38,10 @@ def on_search() -> None:
 
 
 def stand_ins_declared() -> bool:
-    """Whether declarations stand in for torchvision's operators in this process; calling one raises `NotImplementedError`.
+    """Whether declarations stand in for torchvision's operators in this process, once torchvision was imported.
 
-    Imports torchvision.
-
-    Raises:
-        ImportError: there is no torchvision, or it cannot be imported for another reason.
+    Calling one of them raises `NotImplementedError`.
     """
-    install()
-    import torchvision  # noqa: F401
-
     return bool(_libraries)
 
 

@@ -214,8 +214,11 @@ def _variant(content: Mapping[str, Any], prompts: Mapping[str, Any]) -> str:
 
 
 def recorded_versions() -> dict[str, str]:
-    """Versions of what can move a figure."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in RECORDED_PACKAGES}
+    """Versions of what can move a figure; torch's with its build (`+cu130`), which its package on PyPI does not name."""
+    import torch
+
+    versions = {name: _version(name) for name in RECORDED_PACKAGES}
+    return {"python": platform.python_version()} | versions | {"torch": str(torch.__version__)}
 
 
 def _plain(table: Table) -> dict[str, Any]:

@@ -108,8 +108,9 @@ def double_installations() -> Iterator[Finding]:
 
 def torchvision_operators() -> Iterator[Finding]:
     """Whether torchvision's compiled part fits this torch; tried for real, and the same as training does."""
-    from mmclip.torchvision_ops import stand_ins_declared
+    from mmclip.torchvision_ops import install, stand_ins_declared
 
+    install()
     if importlib.util.find_spec("torchvision") is None:
         yield Finding(
             name="torchvision",
@@ -119,7 +120,7 @@ def torchvision_operators() -> Iterator[Finding]:
         )
         return
     try:
-        stand_ins = stand_ins_declared()
+        importlib.import_module("torchvision")
     except (ImportError, RuntimeError) as error:  # built for another CUDA, say
         yield Finding(
             name="torchvision",
@@ -128,7 +129,7 @@ def torchvision_operators() -> Iterator[Finding]:
             fix="install torch and torchvision from one index, at the same time",
         )
         return
-    yield torchvision_finding(stand_ins, version("torch"), version("torchvision"))
+    yield torchvision_finding(stand_ins_declared(), version("torch"), version("torchvision"))
 
 
 def torchvision_finding(stand_ins: bool, torch_version: str, torchvision_version: str) -> Finding:

@@ -196,10 +196,10 @@ def test_torchvision_is_noted_exactly_where_its_operators_did_not_load():
 
 
 def test_a_torchvision_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch):
-    def fails() -> bool:
-        raise RuntimeError("compiled with different CUDA major versions")
+    def fails(name: str) -> None:
+        raise RuntimeError(f"{name}: compiled with different CUDA major versions")
 
-    monkeypatch.setattr("mmclip.torchvision_ops.stand_ins_declared", fails)
+    monkeypatch.setattr("mmclip_launch.doctor.conflicts.importlib.import_module", fails)
     found = only(torchvision_operators())
     assert found.state == "problem"
     assert "different CUDA major versions" in found.value

@@ -23,7 +23,9 @@ CFG = {
     "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::torch.jit.TracerWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit:DeprecationWarning", "ignore:.torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning"
+)
 
 
 def archived(path: Path, **changes: object) -> open_clip.CLIP:
