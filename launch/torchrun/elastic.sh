@@ -7,8 +7,11 @@
 set -euo pipefail
 processes=${PROCESSES:-$(python -c 'import torch; print(torch.cuda.device_count() or 1)')}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) > processes ? $(nproc) / processes : 1))}
+# between SIGTERM and SIGKILL; an older torchrun has no word for it and waits 30 s
+grace=()
+if [[ $(torchrun --help) == *--shutdown-timeout* ]]; then grace=(--shutdown-timeout="${GRACE_SECONDS:-300}"); fi
 exec torchrun --nnodes="${NODES:-1:1}" --nproc-per-node="$processes" \
     --rdzv-backend=c10d --rdzv-endpoint="${HEAD:-localhost:0}" --rdzv-id="${JOB:-mmclip}" \
     --max-restarts="${RESTARTS:-100}" --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
-    --shutdown-timeout="${GRACE_SECONDS:-300}" \
+    "${grace[@]}" \
     -m mmclip_launch.train "$@" --resume

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from torch.distributed.run import parse_args
 
 from mmclip_data.shards import index_shards
 from mmclip_data.testing.shard_faults import make_shard
@@ -53,7 +54,9 @@ vision_cfg = {{ image_size = 32, patch_size = 8, width = 32, layers = 2, head_wi
 text_cfg = {{ context_length = 8, vocab_size = 49408, width = 16, heads = 1, layers = 1 }}
 """
 WATCHDOG = "watchdog = { warn_seconds = 5.0, stalled_seconds = 15.0, end_seconds = 15.0 }"
-TORCHRUN = ["--standalone", "--nproc_per_node", "2", "--max-restarts", "0", "--shutdown-timeout", "5"]
+TORCHRUN = ["--standalone", "--nproc_per_node", "2", "--max-restarts", "0"]
+if "shutdown_timeout" in vars(parse_args(["script"])):  # torch before it has a wait of its own, 30 s
+    TORCHRUN += ["--shutdown-timeout", "5"]
 
 
 @dataclass

@@ -53,5 +53,8 @@ def profiling(config: ProfileConfig, folder: Path, say: Callable[[str], None]) -
     when = schedule(
         wait=max(0, config.after_steps - 1), warmup=min(1, config.after_steps), active=config.steps, repeat=1
     )
-    with profile(activities=activities, schedule=when, on_trace_ready=written, with_flops=True) as profiler:
+    # one cycle alone; without `acc_events` torch 2.11 warns that several would be cleared
+    with profile(
+        activities=activities, schedule=when, on_trace_ready=written, with_flops=True, acc_events=True
+    ) as profiler:
         yield profiler.step

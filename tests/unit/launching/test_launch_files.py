@@ -10,21 +10,27 @@ import pytest
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from torch.distributed.run import config_from_args, parse_args
+from torch.distributed.run import config_from_args, get_args_parser, parse_args
 
 LAUNCH = Path(__file__).parents[3] / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("torchrun/*"), *LAUNCH.glob("slurm/*")])
 CONFIGS = sorted(LAUNCH.glob("accelerate/*.yaml"))
-RECORD = "#!/usr/bin/env bash\nprintf '%s\\n' \"$@\" > {words}\nenv > {words}.env\n"
+RECORD = """#!/usr/bin/env bash
+[[ $* == --help ]] && exec cat {words}.help
+printf '%s\\n' "$@" > {words}
+env > {words}.env
+"""
+KNOWS_GRACE = "shutdown_timeout" in vars(parse_args(["script"]))
 
 
 def recorded(
-    name: str, script: Path, words: list[str], place: Path, **variables: str
+    name: str, script: Path, words: list[str], place: Path, help_text: str | None = None, **variables: str
 ) -> tuple[list[str], dict[str, str]]:
     """The words and the environment with which `script` starts the program of this name."""
     stub = place / name
     stub.write_text(RECORD.format(words=place / "words"))
     stub.chmod(0o755)
+    (place / "words.help").write_text(get_args_parser().format_help() if help_text is None else help_text)
     environment = {"PATH": f"{place}:/usr/bin:/bin", **variables}
     done = subprocess.run([str(script), *words], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -95,7 +101,8 @@ def test_the_elastic_script_allows_for_machines_that_come_and_go(tmp_path: Path)
     config, _, arguments = config_from_args(options)
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (1, 4, 2)
     assert (config.rdzv_backend, config.rdzv_endpoint, config.run_id) == ("c10d", "node0:29400", "first")
-    assert (config.max_restarts, config.shutdown_timeout) == (100, 300)
+    assert config.max_restarts == 100
+    assert not KNOWS_GRACE or config.shutdown_timeout == 300
     assert {"SIGTERM", "SIGUSR1", "SIGINT"} <= set(config.signals_to_handle.split(","))
     assert arguments[-5:] == ["mmclip_launch.train", "run.toml", "--output", "a b", "--resume"]
 
@@ -106,6 +113,16 @@ def test_the_script_for_a_fixed_number_of_machines_says_which_this_is(tmp_path: 
     config, _, _ = config_from_args(parse_args(words))
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 8)
     assert (config.rdzv_configs["rank"], config.rdzv_endpoint) == (1, "node0:29500")
+
+
+@pytest.mark.parametrize("script", ["elastic.sh", "multi_node.sh"])
+def test_time_to_end_is_asked_for_where_the_launcher_has_a_word_for_it(script: str, tmp_path: Path):
+    place = {"PROCESSES": "2", "NODES": "2", "NODE": "0", "HEAD": "node0"}
+    for word in ("--shutdown-timeout SECONDS", ""):
+        words, _ = recorded(
+            "torchrun", LAUNCH / "torchrun" / script, ["run.toml"], tmp_path, word, GRACE_SECONDS="7", **place
+        )
+        assert ("--shutdown-timeout=7" in words) is bool(word)
 
 
 @pytest.mark.parametrize(
