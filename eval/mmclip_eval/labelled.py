@@ -119,7 +119,7 @@ def _uses(classes: Sequence[Sequence[str]]) -> Counter[str]:
 
 
 def _nearest(label: str, names: Sequence[str]) -> str:
-    return f"one like {', '.join(nearest(label, names) or names[:3])}"
+    return f"one like {', '.join(list(dict.fromkeys([*nearest(label, names), *names]))[:3])}"
 
 
 def _notes(labels: Sequence[int], classes: Sequence[Sequence[str]]) -> list[str]:

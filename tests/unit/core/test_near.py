@@ -12,6 +12,8 @@ def test_a_word_like_none_gets_no_guess():
     assert nearest("xyz", VERBS) == []
     assert did_you_mean("xyz", VERBS, before="; ", after=" ") == ""
     assert did_you_mean("train", []) == ""
+    assert nearest("openai", ["pets", "food101"]) == ["pets"], "a list may name what is somewhat alike"
+    assert did_you_mean("openai", ["pets", "food101"]) == "", "a single guess may not"
 
 
 def test_a_guess_joins_its_sentence():
