@@ -22,7 +22,7 @@ from mmclip.training.checkpoint.result import result_of
 from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset
 from mmclip_eval.prompts.prompt_set import ClassTexts
-from mmclip_eval.report.evidence import Evidence
+from mmclip_eval.report.sets.evidence import Evidence
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.table import notes_of, results_table
 from mmclip_eval.suite import IsThere, Keep, evaluate_opened

@@ -23,7 +23,7 @@ from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.probes.logistic import Examples
-from mmclip_eval.report.page import PAGE
+from mmclip_eval.report.pages.run_page import PAGE
 from mmclip_eval.results.low_label import LowLabelCurve, Point, low_label_table, point
 from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
 from mmclip_eval.zero_shot import class_weights, rank_and_predict

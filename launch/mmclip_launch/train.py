@@ -46,7 +46,7 @@ from mmclip.training.teacher import Teacher
 from mmclip_data.loading.build import build_loader
 from mmclip_data.loading.planned import Layout
 from mmclip_data.loading.styles import needed_views
-from mmclip_eval.report.page import PAGE
+from mmclip_eval.report.pages.run_page import PAGE
 from mmclip_launch.faults import RUN_FOLDER
 from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.attempt import init_method

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmclip.errors import UserError
+from mmclip_eval.analysis.predictions import Predictions, predict
 from mmclip_eval.eval_dataset import EvalDataset
-from mmclip_eval.report.predictions import Predictions, predict
 from mmclip_eval.zero_shot import rank_and_predict
 
 

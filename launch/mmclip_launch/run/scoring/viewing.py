@@ -10,6 +10,7 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.layers import LayerFeatures, LayerTowers, image_layers, text_layers
 from mmclip_data.features.model import Towers
+from mmclip_eval.analysis.sampling import draw
 from mmclip_eval.compare.assemble import Viewed
 from mmclip_eval.compare.behaviour.behaviour import refuse_few
 from mmclip_eval.compare.behaviour.seen import Seen
@@ -18,7 +19,6 @@ from mmclip_eval.datasets import OpenedDataset
 from mmclip_eval.encode_set import encode_set
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.places import place_of
-from mmclip_eval.report.sampling import draw
 from mmclip_eval.suite import logit_scale_of
 from mmclip_launch.run.scoring.encoding import EncodeOptions
 from mmclip_launch.screen import Screen
