@@ -1,7 +1,7 @@
 """What surrounds the steps of a run: metrics, ledger, quarantine, progress, evaluation and checkpoints."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +19,9 @@ from mmclip.training.checkpoint.saver import Saver
 from mmclip.training.checkpoint.sharded import sharded_contents
 from mmclip.training.diagnostics import health
 from mmclip.training.feature_health import health_of_features, joined_features
-from mmclip.training.gathered import Gathered
 from mmclip.training.progress import Progress
-from mmclip.training.resolution import Part
-from mmclip.training.step import TrainStep
-from mmclip_data.loading.build import Loader
-from mmclip_data.loading.loader import DataConfig
 from mmclip_launch.mirror.sender import Mirror
+from mmclip_launch.run.assembled import Run
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.choosing import Choosing
 from mmclip_launch.run.records.alarms import ALARMS, Expected, Monitor
@@ -45,21 +41,6 @@ Evaluate = Callable[[Progress, str | None], Mapping[str, float] | None]
 """Of the weights at a step, on all sets or on the one that is named; None where it was broken off."""
 Show = Callable[[Progress, Mapping[str, float]], None]
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Run:
-    """The parts of a run, built and checked, before anything is written or trained."""
-
-    step: TrainStep
-    loader: Loader
-    data: DataConfig
-    """With the views that its objectives need."""
-    total_steps: int
-    parts: Sequence[Part]
-    """Its steps by picture size."""
-    gathered: Gathered | None = None
-    """What is evaluated where the weights are sharded."""
 
 
 @dataclass(frozen=True)
