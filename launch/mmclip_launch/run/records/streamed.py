@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclip_launch.run.peers import rank, world_size
-from mmclip_launch.run.records.ledger import STREAMED, append_lines
+from mmclip_launch.run.records.ledger import STREAMED, append_lines, file_of_rank
 from mmclip_launch.screen import Screen
 
 
@@ -13,7 +13,7 @@ def write_summary(folder: Path, shards: Sequence[Mapping[str, Any]], screen: Scr
     """What this process has read of each shard, where only the end of a stream tells; of indexed shards there is nothing."""
     if not shards:
         return
-    path = folder / (STREAMED if world_size() == 1 else f"{STREAMED}.rank{rank()}")
+    path = folder / file_of_rank(STREAMED, rank(), world_size())
     append_lines(path, shards)
     samples, damaged = sum(shard["samples"] for shard in shards), sum(bool(shard["damages"]) for shard in shards)
     screen.say(f"streamed {samples:,} samples of {len(shards)} shards, {damaged} of them damaged: {path}")
