@@ -25,13 +25,14 @@ from mmclip_eval.compare.result import to_json
 from mmclip_eval.compare.verdict import Thresholds, judge
 from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.sparse.config import SparseConfig
-from mmclip_launch.evaluate import add_dataset_flags, dataset_of, datasets_of_run, default_output
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
 from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
 from mmclip_launch.run.scoring.drawing import command_line, machine
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, store_of
 from mmclip_launch.run.scoring.evaluation_sets import Sets
+from mmclip_launch.run.scoring.identity import default_output
 from mmclip_launch.run.scoring.viewing import LAYERS, Viewer
 from mmclip_launch.run.tables import from_table, read_toml
 from mmclip_launch.screen import Screen

@@ -27,7 +27,6 @@ from mmclip_eval.report.pages.run_page import PAGE
 from mmclip_eval.results.low_label import LowLabelCurve, Point, low_label_table, point
 from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
 from mmclip_eval.zero_shot import class_weights, rank_and_predict
-from mmclip_launch.evaluate import identity_of
 from mmclip_launch.run.beginning.folder import CONFIG
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.peers import world_size
@@ -35,6 +34,7 @@ from mmclip_launch.run.recipe.chosen import choose_samples, examples_set, traini
 from mmclip_launch.run.recipe.heads import encoded_examples, fit_on
 from mmclip_launch.run.recipe.retained import FORGETTING
 from mmclip_launch.run.scoring.drawing import Pass, draw_or_warn, subject_of
+from mmclip_launch.run.scoring.identity import identity_of
 from mmclip_launch.run.tables import to_toml
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import train

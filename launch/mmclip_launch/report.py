@@ -19,12 +19,14 @@ from mmclip_eval.report.sets.evidence import Evidence
 from mmclip_eval.results.collect import collect
 from mmclip_eval.results.record import distinct
 from mmclip_eval.results.result import EvalResult, ModelIdentity
-from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_sets, identity_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import check_devices
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of
 from mmclip_launch.run.scoring.drawing import Pass, bare_subject, draw, draw_comparison, run_of, subject_of
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_store_flags, device_here, load_everywhere, store_of
+from mmclip_launch.run.scoring.evaluating import evaluate_sets
+from mmclip_launch.run.scoring.identity import default_output, identity_of
 from mmclip_launch.screen import Screen
 
 

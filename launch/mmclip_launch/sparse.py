@@ -32,12 +32,12 @@ from mmclip_eval.sparse.section import COLUMNS, facts_of, rows_of, sparse_sectio
 from mmclip_eval.sparse.study import SparseStudy, study
 from mmclip_eval.sparse.units import LEAST_FIRES, Unit, chosen_units, units_of
 from mmclip_eval.tasks.base import Encoded
-from mmclip_launch.evaluate import identity_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import check_devices, refuse_unwritable
 from mmclip_launch.run.peers import world_size
 from mmclip_launch.run.scoring.drawing import command_line, machine
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, load_everywhere, store_of
+from mmclip_launch.run.scoring.identity import identity_of
 from mmclip_launch.run.tables import from_table
 from mmclip_launch.screen import Screen
 

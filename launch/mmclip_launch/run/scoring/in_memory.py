@@ -13,11 +13,13 @@ from mmclip_data.features.encoder import Encoder, Pace
 from mmclip_data.features.model import Towers
 from mmclip_eval.results.headline import Headline, headlines
 from mmclip_eval.results.result import ModelIdentity
-from mmclip_launch.evaluate import add_dataset_flags, architecture_of, dataset_of, datasets_of_run, evaluate_sets
 from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
 from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, store_of
+from mmclip_launch.run.scoring.evaluating import evaluate_sets
 from mmclip_launch.run.scoring.evaluation_sets import Sets
+from mmclip_launch.run.scoring.identity import architecture_of
 from mmclip_launch.screen import Screen
 
 
