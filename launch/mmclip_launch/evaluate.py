@@ -10,12 +10,12 @@ accelerate launch --num_processes 2 -m mmclip_launch.evaluate runs/demo
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmclip.release import source_folder
-from mmclip_data.features.encoder import Pace
 from mmclip_launch.flags import Arguments
-from mmclip_launch.run.beginning.preflight import check_devices, refuse_unwritable
+from mmclip_launch.run.beginning.preflight import refuse_unwritable
 from mmclip_launch.run.peers import rank
 from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
 from mmclip_launch.run.scoring.drawing import Pass, draw_all_or_warn
@@ -23,10 +23,9 @@ from mmclip_launch.run.scoring.encoding import (
     EncodeOptions,
     add_encode_flags,
     all_ranks,
-    device_here,
     leading,
+    options_of_flags,
     serve,
-    store_of,
 )
 from mmclip_launch.run.scoring.evaluating import evaluate_checkpoint
 from mmclip_launch.run.scoring.evaluation_sets import Sets
@@ -61,12 +60,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--no-report", action="store_true", help="write the figures alone, without a page")
     options = parser.parse_args(arguments)
-    device = device_here(options.device)
-    check_devices(device)
     screen = Screen(quiet=rank() > 0)
-    store, pace = store_of(options, screen.warn), Pace(options.batch_size, options.workers)
+    how = options_of_flags(options, screen.warn)
     with all_ranks() as ranks:
-        how = EncodeOptions(device, options.precision, ranks, store, pace, options.seed)
+        how = replace(how, ranks=ranks)
         if ranks.rank:
             serve(how)
             return

@@ -21,6 +21,7 @@ from mmclip_data.features.ranks import ALONE, Ranks, answers, dismiss
 from mmclip_data.features.service import Service
 from mmclip_data.features.store import MAX_BYTES, FeatureStore, default_folder
 from mmclip_eval.places import open_place
+from mmclip_launch.run.beginning.preflight import check_devices
 from mmclip_launch.run.peers import meet_peers, refuse_too_few_devices, world_size
 
 MEETING_SECONDS = 600
@@ -69,6 +70,23 @@ def store_of(options: argparse.Namespace, warn: Callable[[str], None]) -> Featur
     if options.no_cache and options.cache is not None:
         raise UserError(f"--cache {options.cache} and --no-cache: expected one of the two")
     return None if options.no_cache else FeatureStore(options.cache, options.cache_gib * GIB, warn)
+
+
+def options_of_flags(flags: argparse.Namespace, warn: Callable[[str], None]) -> EncodeOptions:
+    """What `--device` and the flags of `add_encode_flags` say, for one process.
+
+    Raises:
+        UserError: the device is not there, or flags contradict each other.
+    """
+    device = device_here(flags.device)
+    check_devices(device)
+    pace = Pace(flags.batch_size, flags.workers)
+    return EncodeOptions(device, flags.precision, store=store_of(flags, warn), pace=pace, seed=flags.seed)
+
+
+def encoder_of(towers: Towers, options: EncodeOptions) -> Encoder:
+    """What encodes with towers that are loaded."""
+    return Encoder(towers, store=options.store, ranks=options.ranks, pace=options.pace)
 
 
 @contextmanager
@@ -151,7 +169,7 @@ def load_everywhere(checkpoint: str, raw: bool, options: EncodeOptions) -> tuple
             )
     assert towers is not None, "an error was raised"
     assert isinstance(towers.model, TwoTower)
-    return towers.model, Encoder(towers, store=options.store, ranks=ranks, pace=options.pace)
+    return towers.model, encoder_of(towers, options)
 
 
 def _towers(checkpoint: str, raw: bool, options: EncodeOptions) -> Towers:
