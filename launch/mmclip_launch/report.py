@@ -13,9 +13,9 @@ from pathlib import Path
 from mmclip.errors import UserError
 from mmclip_data.features.encoder import Encoder
 from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.report.pages.comparison_page import COMPARISON
 from mmclip_eval.report.pages.run_page import PAGE
-from mmclip_eval.report.sets.evidence import Evidence
 from mmclip_eval.results.collect import collect
 from mmclip_eval.results.record import distinct
 from mmclip_eval.results.result import EvalResult, ModelIdentity

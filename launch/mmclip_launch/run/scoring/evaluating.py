@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmclip_data.features.encoder import Encoder
 from mmclip_eval.datasets import OpenedDataset
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.prompts.prompt_set import ClassTexts
-from mmclip_eval.report.sets.evidence import Evidence
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.table import notes_of, results_table
 from mmclip_eval.suite import IsThere, Keep, evaluate_opened
