@@ -26,7 +26,7 @@ from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.sparse.config import SparseConfig
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import refuse_equal_prompts, refuse_unwritable
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
 from mmclip_launch.run.scoring.drawing import command_line, machine
 from mmclip_launch.run.scoring.encoding import add_encode_flags, options_of_flags
@@ -97,8 +97,7 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
     Raises:
         UserError: a model, a set or the thresholds are unsound.
     """
-    if world_size() > 1:
-        raise UserError(f"{world_size()} processes: a comparison is made by one; start it without a launcher")
+    refuse_several("a comparison is made by one")
     output = options.output or default_output(options.b).with_name(FOLDER)
     thresholds = read_thresholds(options.thresholds)
     more = more_of(options)

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from mmclip.errors import UserError
@@ -32,6 +32,17 @@ class Arguments(argparse.ArgumentParser):
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         reason = f"{unknown}: no such flag" if unknown.startswith("-") else message.replace("argument ", "", 1)
         raise UserError(f"{reason}{did_you_mean(unknown, known, before='; ')}; `{self.prog} --help` lists the flags")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag whose whole number may not be smaller."""
+
+    def whole(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+        return int(text)
+
+    return whole
 
 
 def parse_config(config_class: type[T], flags: Sequence[str], program: str, **options: Any) -> T:

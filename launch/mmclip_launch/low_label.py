@@ -29,7 +29,7 @@ from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
 from mmclip_eval.zero_shot import class_weights, rank_and_predict
 from mmclip_launch.run.beginning.folder import CONFIG
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.recipe.chosen import choose_samples, examples_set, training_set
 from mmclip_launch.run.recipe.heads import encoded_examples, fit_on
 from mmclip_launch.run.recipe.retained import FORGETTING
@@ -65,8 +65,7 @@ def low_label_curve(config: RunConfig, test: str | None, draws: Draws, screen: S
         UserError: the recipe does not learn from classes, or a class has too few samples.
         GuardError: a run has forgotten more than `retained.max_forgetting`, after all is measured.
     """
-    if world_size() > 1:
-        raise UserError(f"{world_size()} processes: a curve over --shots is drawn by one; start it without a launcher")
+    refuse_several("a curve over --shots is drawn by one")
     opened = open_dataset(test_set(config, test))
     folder = Path(config.output)
     for shots in draws.shots:  # too few samples of a class are told before anything is trained

@@ -16,7 +16,6 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from mmclip.errors import UserError
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.datasets import open_samples
 from mmclip_eval.encode_set import encode_set
@@ -33,7 +32,7 @@ from mmclip_eval.sparse.units import LEAST_FIRES, Unit, chosen_units, units_of
 from mmclip_eval.tasks.base import Encoded
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import refuse_unwritable
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.scoring.drawing import command_line, machine
 from mmclip_launch.run.scoring.encoding import add_encode_flags, load_everywhere, options_of_flags
 from mmclip_launch.run.scoring.identity import identity_of
@@ -87,8 +86,7 @@ def fit_and_draw(options: argparse.Namespace, screen: Screen) -> SparseStudy:
     Raises:
         UserError: flags, checkpoint or data are unsound, or there are too few pictures.
     """
-    if world_size() > 1:
-        raise UserError(f"{world_size()} processes: an autoencoder is fitted by one; start it without a launcher")
+    refuse_several("an autoencoder is fitted by one")
     settings, output = settings_of(options), Path(options.output)
     how = options_of_flags(options, screen.warn)
     refuse_unwritable(output)

@@ -13,12 +13,12 @@ from mmclip_launch.contrasim.features import Layers
 from mmclip_launch.contrasim.flags import (
     add_contrasim_flags,
     add_data_flags,
-    at_least,
     contrasim_of_flags,
     refuse,
     tell,
     verb_parser,
 )
+from mmclip_launch.flags import at_least
 from mmclip_launch.screen import Screen
 
 RESULT = "contrasim_captions.json"

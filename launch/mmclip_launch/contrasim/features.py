@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from mmclip.errors import UserError
 from mmclip.release import load
 from mmclip_data.features.encode import refuse_bad
 from mmclip_data.features.encoder import Encoder
@@ -17,7 +16,7 @@ from mmclip_eval.datasets import EvalDatasetConfig, open_samples
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.places import place_of
 from mmclip_launch.run.beginning.preflight import refuse_unwritable
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.scoring.encoding import EncodeOptions, encoder_of, options_of_flags
 from mmclip_launch.screen import Screen
 
@@ -38,8 +37,7 @@ class Layers:
         Raises:
             UserError: the set is unsound, or several processes were started.
         """
-        if world_size() > 1:
-            raise UserError(f"{world_size()} processes: contrasim runs on one; start it without a launcher")
+        refuse_several("contrasim runs on one")
         how = options_of_flags(options, screen.warn)
         if options.output is not None:
             refuse_unwritable(options.output)

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,11 @@ from mmclip_eval.contrasim.prediction import LayerPrediction
 from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.contrasim.table import selectivity_line
 from mmclip_launch.contrasim import EXIT_CODES
-from mmclip_launch.flags import Arguments
+from mmclip_launch.flags import Arguments, at_least
 from mmclip_launch.run.scoring.encoding import add_encode_flags
 from mmclip_launch.screen import Screen
 
 PUBLISHED = ContraSimConfig()
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of a flag whose whole number may not be smaller."""
-
-    def whole(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
-        return int(text)
-
-    return whole
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ from mmclip_data.features.ranks import ALONE, Ranks, answers, dismiss
 from mmclip_data.features.service import Service
 from mmclip_data.features.store import MAX_BYTES, FeatureStore, default_folder
 from mmclip_eval.places import open_place
+from mmclip_launch.flags import at_least
 from mmclip_launch.run.beginning.preflight import check_devices
 from mmclip_launch.run.peers import meet_peers, refuse_too_few_devices, world_size
 
@@ -48,11 +49,11 @@ def add_encode_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="of the towers' arithmetic (default: fp32)"
     )
-    parser.add_argument("--seed", type=_not_negative, default=0, help="for what tasks draw (default: 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="for what tasks draw (default: 0)")
     parser.add_argument(
-        "--batch-size", type=_positive, help="pictures in work at a time on a CPU: memory and speed, never a figure"
+        "--batch-size", type=at_least(1), help="pictures in work at a time on a CPU: memory and speed, never a figure"
     )
-    parser.add_argument("--workers", type=_positive, help="threads that decode pictures (default: one per core)")
+    parser.add_argument("--workers", type=at_least(1), help="threads that decode pictures (default: one per core)")
     add_store_flags(parser)
 
 
@@ -61,7 +62,7 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help=f"keeps features (default: {default_folder()})")
     parser.add_argument("--no-cache", action="store_true", help="keep no features, and use none")
     parser.add_argument(
-        "--cache-gib", type=_not_negative, default=MAX_BYTES // GIB, help="most that the folder takes (default: 5)"
+        "--cache-gib", type=at_least(0), default=MAX_BYTES // GIB, help="most that the folder takes (default: 5)"
     )
 
 
@@ -182,17 +183,3 @@ def _telling_where(ranks: Ranks) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"rank {ranks.rank} ({socket.gethostname()}): {error}") from error
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _not_negative(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
-    return int(text)

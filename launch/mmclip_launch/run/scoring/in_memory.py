@@ -14,7 +14,7 @@ from mmclip_data.features.model import Towers
 from mmclip_eval.results.headline import Headline, headlines
 from mmclip_eval.results.result import ModelIdentity
 from mmclip_launch.run.beginning.preflight import refuse_equal_prompts, refuse_unwritable
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, options_of_flags
 from mmclip_launch.run.scoring.evaluating import evaluate_sets
@@ -54,10 +54,7 @@ class Scorer:
         Raises:
             UserError: there is no set, one is unsound, or several processes were started.
         """
-        if world_size() > 1:
-            raise UserError(
-                f"{world_size()} processes: models in memory are scored by one; start it without a launcher"
-            )
+        refuse_several("models in memory are scored by one")
         how = options_of_flags(options, screen.warn)
         sets = Sets.of_flags(
             [dataset_of(text, options) for text in options.dataset], options.suite, options.task, screen.say
