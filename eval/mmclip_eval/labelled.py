@@ -1,6 +1,5 @@
 """Labels and class names of a classification set, checked against each other."""
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmclip.errors import UserError
+from mmclip.near import nearest
 from mmclip_eval.fields import parse_field, read_label
 from mmclip_eval.own_classes import classes_of_own
 from mmclip_eval.prompts.packaged import ENGLISH
@@ -119,7 +119,7 @@ def _uses(classes: Sequence[Sequence[str]]) -> Counter[str]:
 
 
 def _nearest(label: str, names: Sequence[str]) -> str:
-    return f"one like {', '.join(difflib.get_close_matches(label, names, n=3) or names[:3])}"
+    return f"one like {', '.join(list(dict.fromkeys([*nearest(label, names), *names]))[:3])}"
 
 
 def _notes(labels: Sequence[int], classes: Sequence[Sequence[str]]) -> list[str]:

@@ -13,8 +13,8 @@ from mmclip_data.features.tower_threads import one_thread
 from mmclip_eval.datasets import EvalDatasetConfig, Measured, OpenedDataset, open_dataset
 from mmclip_eval.encode_set import encode_set
 from mmclip_eval.eval_dataset import EvalDataset
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.report.evidence import Evidence
 from mmclip_eval.results.result import EvalResult, ModelIdentity
 from mmclip_eval.results.subject import subject_of
 from mmclip_eval.tasks.base import Encoded, TaskContext

@@ -111,10 +111,9 @@ def dispatch(arguments: Sequence[str]) -> None:
     elif first in VERBS:
         importlib.import_module(VERBS[first][0]).main(arguments[1:])
     else:
-        import difflib
-
         from mmclip.errors import UserError
+        from mmclip.near import did_you_mean
 
-        near = difflib.get_close_matches(first, VERBS, n=1, cutoff=0.4)
-        guess = f"; did you mean {near[0]!r}?" if near else ";"
-        raise UserError(f"unknown verb {first!r}{guess} expected one of {', '.join(VERBS)}")
+        raise UserError(
+            f"unknown verb {first!r}; {did_you_mean(first, VERBS, after=' ')}expected one of {', '.join(VERBS)}"
+        )

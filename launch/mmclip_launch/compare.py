@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mmclip.errors import GuardError, UndecidedError, UserError
-from mmclip_data.features.encoder import Pace
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.compare.assemble import More, Viewed, compare_viewed, known_figures
 from mmclip_eval.compare.comparison import Comparison
@@ -25,13 +24,14 @@ from mmclip_eval.compare.result import to_json
 from mmclip_eval.compare.verdict import Thresholds, judge
 from mmclip_eval.contrasim.settings import ContraSimConfig
 from mmclip_eval.sparse.config import SparseConfig
-from mmclip_launch.evaluate import add_dataset_flags, dataset_of, datasets_of_run, default_output
 from mmclip_launch.flags import Arguments
-from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.beginning.preflight import refuse_equal_prompts, refuse_unwritable
+from mmclip_launch.run.peers import refuse_several
+from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
 from mmclip_launch.run.scoring.drawing import command_line, machine
-from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, store_of
+from mmclip_launch.run.scoring.encoding import add_encode_flags, options_of_flags
 from mmclip_launch.run.scoring.evaluation_sets import Sets
+from mmclip_launch.run.scoring.identity import default_output
 from mmclip_launch.run.scoring.viewing import LAYERS, Viewer
 from mmclip_launch.run.tables import from_table, read_toml
 from mmclip_launch.screen import Screen
@@ -97,13 +97,11 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
     Raises:
         UserError: a model, a set or the thresholds are unsound.
     """
-    if world_size() > 1:
-        raise UserError(f"{world_size()} processes: a comparison is made by one; start it without a launcher")
+    refuse_several("a comparison is made by one")
     output = options.output or default_output(options.b).with_name(FOLDER)
     thresholds = read_thresholds(options.thresholds)
     more = more_of(options)
-    device = device_here(options.device)
-    check_devices(device)
+    how = options_of_flags(options, screen.warn)
     sets = Sets.of_flags(
         [dataset_of(text, options) for text in (*options.data, *options.dataset)], options.suite, (), screen.say
     )
@@ -111,8 +109,6 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
         sets = sets.with_own(datasets_of_run(options.b))
     opened = sets.opened()  # a wrong path is told before a model is loaded
     refuse_unwritable(output)
-    pace = Pace(options.batch_size, options.workers)
-    how = EncodeOptions(device, options.precision, store=store_of(options, screen.warn), pace=pace, seed=options.seed)
     viewer = Viewer(opened, how, options.layers, options.rows, options.raw, screen)
     viewed: list[Viewed] = []
     for name in (options.a, options.b, *options.against):
@@ -122,7 +118,7 @@ def compare(options: argparse.Namespace, screen: Screen) -> Comparison:
     screen.show(table_of(found))
     for note in found.notes:
         screen.warn(note)
-    write_all(found, output, device, screen)
+    write_all(found, output, how.device, screen)
     return found
 
 

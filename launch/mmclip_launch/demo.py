@@ -7,7 +7,7 @@ mmclip demo --seed 1 --output runs/demo-1
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmclip_eval.report.page import PAGE
+from mmclip_eval.report.pages.run_page import PAGE
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.config_files import packaged_config
 from mmclip_launch.screen import Screen

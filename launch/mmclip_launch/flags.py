@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 
 T = TypeVar("T")
 
@@ -30,9 +30,19 @@ class Arguments(argparse.ArgumentParser):
         """
         unknown = message.removeprefix("unrecognized arguments: ").split()[0] if "unrecognized" in message else ""
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
         reason = f"{unknown}: no such flag" if unknown.startswith("-") else message.replace("argument ", "", 1)
-        raise UserError(f"{reason}{_guess(near)}; `{self.prog} --help` lists the flags")
+        raise UserError(f"{reason}{did_you_mean(unknown, known, before='; ')}; `{self.prog} --help` lists the flags")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag whose whole number may not be smaller."""
+
+    def whole(text: str) -> int:
+        if not (text.isascii() and text.isdigit()) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
+        return int(text)
+
+    return whole
 
 
 def parse_config(config_class: type[T], flags: Sequence[str], program: str, **options: Any) -> T:
@@ -87,12 +97,8 @@ def _reasons(box: str, program: str) -> list[str]:
 def _unknown(word: str, suggestions: str) -> str:
     if not word.startswith("-"):
         return f"{word!r}: expected a flag such as --seed 1, got a word that belongs to none"
-    near = re.findall(r"(--[\w.]+)", suggestions)[:1]
-    return f"{word}: no such flag{_guess(near)}"
-
-
-def _guess(near: Sequence[str]) -> str:
-    return f"; did you mean {near[0]}?" if near else ""
+    near = re.search(r"--[\w.]+", suggestions)
+    return f"{word}: no such flag" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _wrong_type(why: str) -> str:

@@ -24,7 +24,7 @@ from mmclip.towers.tensors import read_tensors
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
 from mmclip_data.shards.atomic import atomic_file
-from mmclip_eval.report.alpha_page import PAGE, write_alpha_page
+from mmclip_eval.report.pages.alpha_page import PAGE, write_alpha_page
 from mmclip_eval.results.alpha_curve import AlphaCurve, AlphaPoint, best_line, rows_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import refuse_unwritable

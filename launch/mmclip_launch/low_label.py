@@ -23,18 +23,18 @@ from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.datasets import EvalDatasetConfig, OpenedDataset, open_dataset
 from mmclip_eval.metrics.confusion import rank_and_prediction
 from mmclip_eval.probes.logistic import Examples
-from mmclip_eval.report.page import PAGE
+from mmclip_eval.report.pages.run_page import PAGE
 from mmclip_eval.results.low_label import LowLabelCurve, Point, low_label_table, point
 from mmclip_eval.tasks.zero_shot_classification import ZeroShotClassification
 from mmclip_eval.zero_shot import class_weights, rank_and_predict
-from mmclip_launch.evaluate import identity_of
 from mmclip_launch.run.beginning.folder import CONFIG
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.recipe.chosen import choose_samples, examples_set, training_set
 from mmclip_launch.run.recipe.heads import encoded_examples, fit_on
 from mmclip_launch.run.recipe.retained import FORGETTING
 from mmclip_launch.run.scoring.drawing import Pass, draw_or_warn, subject_of
+from mmclip_launch.run.scoring.identity import identity_of
 from mmclip_launch.run.tables import to_toml
 from mmclip_launch.screen import Screen
 from mmclip_launch.train import train
@@ -65,8 +65,7 @@ def low_label_curve(config: RunConfig, test: str | None, draws: Draws, screen: S
         UserError: the recipe does not learn from classes, or a class has too few samples.
         GuardError: a run has forgotten more than `retained.max_forgetting`, after all is measured.
     """
-    if world_size() > 1:
-        raise UserError(f"{world_size()} processes: a curve over --shots is drawn by one; start it without a launcher")
+    refuse_several("a curve over --shots is drawn by one")
     opened = open_dataset(test_set(config, test))
     folder = Path(config.output)
     for shots in draws.shots:  # too few samples of a class are told before anything is trained

@@ -13,18 +13,20 @@ from pathlib import Path
 from mmclip.errors import UserError
 from mmclip_data.features.encoder import Encoder
 from mmclip_eval.datasets import EvalDatasetConfig, open_dataset
-from mmclip_eval.report.comparison_page import COMPARISON
-from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.page import PAGE
+from mmclip_eval.evidence import Evidence
+from mmclip_eval.report.pages.comparison_page import COMPARISON
+from mmclip_eval.report.pages.run_page import PAGE
 from mmclip_eval.results.collect import collect
 from mmclip_eval.results.record import distinct
 from mmclip_eval.results.result import EvalResult, ModelIdentity
-from mmclip_launch.evaluate import add_dataset_flags, dataset_of, default_output, evaluate_sets, identity_of
 from mmclip_launch.flags import Arguments
 from mmclip_launch.run.beginning.preflight import check_devices
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of
 from mmclip_launch.run.scoring.drawing import Pass, bare_subject, draw, draw_comparison, run_of, subject_of
 from mmclip_launch.run.scoring.encoding import EncodeOptions, add_store_flags, device_here, load_everywhere, store_of
+from mmclip_launch.run.scoring.evaluating import evaluate_sets
+from mmclip_launch.run.scoring.identity import default_output, identity_of
 from mmclip_launch.screen import Screen
 
 

@@ -16,8 +16,6 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from mmclip.errors import UserError
-from mmclip_data.features.encoder import Pace
 from mmclip_data.shards.atomic import atomic_file
 from mmclip_eval.datasets import open_samples
 from mmclip_eval.encode_set import encode_set
@@ -32,12 +30,12 @@ from mmclip_eval.sparse.section import COLUMNS, facts_of, rows_of, sparse_sectio
 from mmclip_eval.sparse.study import SparseStudy, study
 from mmclip_eval.sparse.units import LEAST_FIRES, Unit, chosen_units, units_of
 from mmclip_eval.tasks.base import Encoded
-from mmclip_launch.evaluate import identity_of
 from mmclip_launch.flags import Arguments
-from mmclip_launch.run.beginning.preflight import check_devices, refuse_unwritable
-from mmclip_launch.run.peers import world_size
+from mmclip_launch.run.beginning.preflight import refuse_unwritable
+from mmclip_launch.run.peers import refuse_several
 from mmclip_launch.run.scoring.drawing import command_line, machine
-from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, load_everywhere, store_of
+from mmclip_launch.run.scoring.encoding import add_encode_flags, load_everywhere, options_of_flags
+from mmclip_launch.run.scoring.identity import identity_of
 from mmclip_launch.run.tables import from_table
 from mmclip_launch.screen import Screen
 
@@ -88,16 +86,12 @@ def fit_and_draw(options: argparse.Namespace, screen: Screen) -> SparseStudy:
     Raises:
         UserError: flags, checkpoint or data are unsound, or there are too few pictures.
     """
-    if world_size() > 1:
-        raise UserError(f"{world_size()} processes: an autoencoder is fitted by one; start it without a launcher")
+    refuse_several("an autoencoder is fitted by one")
     settings, output = settings_of(options), Path(options.output)
-    device = device_here(options.device)
-    check_devices(device)
+    how = options_of_flags(options, screen.warn)
     refuse_unwritable(output)
     dataset = open_samples(set_of(options))
     settings.check_rows(len(dataset.rows))
-    pace = Pace(options.batch_size, options.workers)
-    how = EncodeOptions(device, options.precision, store=store_of(options, screen.warn), pace=pace)
     model, encoder = load_everywhere(options.checkpoint, options.raw, how)
     with screen.bars("pictures") as advance:
         encoded = encode_set(encoder, dataset, lambda done, total: advance("encode", done, total))

@@ -1,6 +1,5 @@
 """From the `[model]` table of a run to open_clip's description of an architecture."""
 
-import difflib
 import importlib.util
 import sys
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip.near import nearest
 from mmclip.towers.presets import PRESETS
 
 SHORTEST_CONTEXT = 3
@@ -73,10 +73,9 @@ def check_arch(arch: str) -> None:
     known = [*PRESETS, *_names_of_open_clip()]
     if arch in PRESETS or arch.replace("/", "-") in known:
         return
-    near = difflib.get_close_matches(arch, known, n=3, cutoff=0.4)
     raise UserError(
         f"model.arch={arch!r} is neither a preset of mmclip ({', '.join(PRESETS)}) nor an architecture of open_clip; "
-        f"nearest: {', '.join(near) or 'none'}"
+        f"nearest: {', '.join(nearest(arch, known)) or 'none'}"
     )
 
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from mmclip.training.agreement import Agreement
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.train import build_accelerator
 
 
 def main(folder: Path, run_file: Path) -> None:

@@ -17,11 +17,12 @@ from mmclip.ops.shards import whole
 from mmclip.training.checkpoint.lease import Lease, claim
 from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.hooks import RunHooks
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.trackers import build_writers
-from mmclip_launch.train import assemble, build_accelerator
 
 # The one as it is by default, the other with ids of captions and pictures, which each rank computes from its own slice.
 CLIP = ("--objective.type", "clip")

@@ -24,10 +24,11 @@ from mmclip.training.checkpoint.contents import TrainingState, contents
 from mmclip.training.checkpoint.files import TensorFile
 from mmclip.training.checkpoint.loading import load_checkpoint
 from mmclip.training.progress import Progress
+from mmclip_launch.run.assembled import Run
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.hooks import Run
 from mmclip_launch.run.tables import from_table
-from mmclip_launch.train import assemble, build_accelerator
 
 STEPS = 3
 BATCH = 12

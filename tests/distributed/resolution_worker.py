@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from mmclip.batch import DataPosition
 from mmclip.training.progress import Progress
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.parts import take_size_before
-from mmclip_launch.train import assemble, build_accelerator
 
 
 def main(run_file: Path, answer: Path) -> None:

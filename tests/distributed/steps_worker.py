@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mmclip.batch import DataPosition
 from mmclip.training.progress import Progress
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.train import assemble, build_accelerator
 
 
 def main(runs: Path, answers: Path, *flags: str) -> None:

@@ -6,7 +6,6 @@ Fields are those of `FIELDS`, else of the sample's `json`, else of the Parquet f
 With a scorer, `clip_score` is how well a model finds that picture and caption fit.
 """
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from mmclip.config import config
 from mmclip.errors import BadSampleError, UserError
+from mmclip.near import did_you_mean
 from mmclip_data.loading.caption_fields import fields_of_shards
 from mmclip_data.loading.captions import captions_of, members_of
 from mmclip_data.pipelines.caption_rules import CaptionRules
@@ -282,9 +282,8 @@ def _try_fields(work: _Filter, known: Set[str] = frozenset()) -> None:
         except BadSampleError:
             continue
     name = min(unseen)
-    near = difflib.get_close_matches(name, known, n=1)
     raise UserError(
-        f"where: no field {name!r} in {len(rows)} samples looked at; {f'did you mean {near[0]!r}? ' if near else ''}"
+        f"where: no field {name!r} in {len(rows)} samples looked at; {did_you_mean(name, known, after=' ')}"
         f"there are {', '.join(sorted(known))}"
     )
 

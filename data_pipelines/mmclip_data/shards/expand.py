@@ -1,6 +1,5 @@
 """Turns what a person writes for "these shards" into a list of files, and says so when nothing is there."""
 
-import difflib
 import glob
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from braceexpand import braceexpand
 
 import mmclip_data
 from mmclip.errors import UserError
+from mmclip.near import nearest
 
 MAX_EXPANSIONS = 1_000_000
 EMBEDDED = "embedded:"
@@ -77,7 +77,7 @@ def _expand_below(root: Path, pattern: str, part: str) -> list[Path]:
         if missing[0].is_dir():
             raise UserError(f"shards={part!r}: {_without_tars(missing[0])}")
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more"
-        raise UserError(f"shards={part!r}: nothing at {missing[0]}{count}; {_nearest(missing[0])}")
+        raise UserError(f"shards={part!r}: nothing at {missing[0]}{count}; {_beside(missing[0])}")
     return shards
 
 
@@ -131,7 +131,7 @@ def _without_tars(folder: Path) -> str:
     return f"no .tar in the folder {folder}: it holds {names or 'nothing'}{how}"
 
 
-def _nearest(path: Path) -> str:
+def _beside(path: Path) -> str:
     """What stands in the deepest folder of `path` that exists, the most similar names first."""
     folder = next((parent for parent in path.parents if parent.is_dir()), None)
     if folder is None:
@@ -140,5 +140,5 @@ def _nearest(path: Path) -> str:
     existing = sorted(
         entry.name for entry in islice(folder.iterdir(), 10_000) if entry.is_dir() or entry.suffix == ".tar"
     )
-    close = difflib.get_close_matches(child, existing, n=3, cutoff=0.4) or existing[:3]
+    close = nearest(child, existing) or existing[:3]
     return f"nearest in {folder}: {', '.join(close)}" if close else f"{folder} holds no .tar"

@@ -1,6 +1,5 @@
 """Turns URLs of shards into shards: brace lists, patterns and folders on a store, each object asked for once."""
 
-import difflib
 import glob
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -9,6 +8,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from mmclip.errors import UserError
+from mmclip.near import nearest
 from mmclip_data.shards.expand import braces, expand_shards
 from mmclip_data.stores.config import CacheConfig
 from mmclip_data.stores.faults import ForbiddenError, NotFoundError, StoreError
@@ -59,7 +59,7 @@ def _expand_url(part: str, stores: Stores) -> list[RemoteShard]:
     missing = [name for name, matches in found.items() if not matches]
     if missing:
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more"
-        raise UserError(f"shards={shown!r}: nothing at {missing[0]}{count}; {nearest(missing[0], stores)}")
+        raise UserError(f"shards={shown!r}: nothing at {missing[0]}{count}; {_beside(missing[0], stores)}")
     return [RemoteShard(url, facts, stores) for matches in found.values() for url, facts in matches]
 
 
@@ -118,12 +118,12 @@ def _ask(urls: Iterable[StoreUrl], stores: Stores) -> dict[StoreUrl, Facts]:
         return {url: facts for url, facts in zip(urls, pool.imap(ask, urls), strict=True) if facts is not None}
 
 
-def nearest(url: StoreUrl, stores: Stores) -> str:
+def _beside(url: StoreUrl, stores: Stores) -> str:
     """What stands beside an object that is not there, the most similar names first."""
     folder = url.parent
     try:
         names = sorted(found.name for found in stores.of(folder).listing(folder) if found.name.endswith(".tar"))
     except StoreError:
         return "its folder cannot be listed"
-    close = difflib.get_close_matches(url.name, names, n=3, cutoff=0.4) or names[:3]
+    close = nearest(url.name, names) or names[:3]
     return f"nearest in {folder}: {', '.join(close)}" if close else f"{folder} holds no .tar"

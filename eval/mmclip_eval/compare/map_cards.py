@@ -3,10 +3,10 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmclip_eval.analysis.embedding_map import spread_out
 from mmclip_eval.compare.clusters import Agreement
 from mmclip_eval.compare.maps import Grouping, TwinMaps
-from mmclip_eval.report.curves import Card
-from mmclip_eval.report.embedding_map import spread_out
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Bar, Line, bars, curve, scatter
 from mmclip_eval.report.pictures import Album
 from mmclip_eval.report.words import percent, shorten

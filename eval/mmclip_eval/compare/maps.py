@@ -10,6 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmclip.errors import UserError
+from mmclip_eval.analysis.embedding_map import (
+    CLUSTER_DIMENSIONS,
+    MOST_CLUSTERS,
+    MOST_POINTS,
+    nearest_texts,
+    principal_components,
+)
+from mmclip_eval.analysis.sampling import draw
 from mmclip_eval.compare.clusters import (
     Agreement,
     Group,
@@ -23,14 +31,6 @@ from mmclip_eval.compare.clusters import (
     mixture,
     renumbered,
 )
-from mmclip_eval.report.embedding_map import (
-    CLUSTER_DIMENSIONS,
-    MOST_CLUSTERS,
-    MOST_POINTS,
-    nearest_texts,
-    principal_components,
-)
-from mmclip_eval.report.sampling import draw
 from mmclip_eval.sparse.units import Texts
 
 LEAST_PICTURES = 16

@@ -1,12 +1,12 @@
 """`safe`, `look` or `unsafe`: figures judged by the rules of a file of thresholds."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mmclip.config import config
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 from mmclip_eval.compare.readings import Better, Reading
 
 Word = Literal["safe", "look", "unsafe"]
@@ -121,9 +121,8 @@ def _missing(judged: Sequence[Judged]) -> tuple[str, ...]:
 
 def _check(rule: Rule, known: Mapping[str, Better]) -> None:
     if rule.figure not in known:
-        near = difflib.get_close_matches(rule.figure, known, n=1, cutoff=0.4)
-        guess = f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(sorted(known))}"
-        raise UserError(f"thresholds: rule of {rule.figure!r}, and there is no such figure{guess}")
+        guess = did_you_mean(rule.figure, known) or f"expected one of {', '.join(sorted(known))}"
+        raise UserError(f"thresholds: rule of {rule.figure!r}, and there is no such figure; {guess}")
     better = known[rule.figure]
     if rule.unsafe is not None and (rule.unsafe > rule.safe) == (better == "higher") and rule.unsafe != rule.safe:
         side = "below" if better == "higher" else "above"

@@ -1,6 +1,5 @@
 """A prompt set: templates that a class name is put into, or the texts of each class."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmclip.errors import UserError
+from mmclip.near import nearest
 
 PLACEHOLDER = re.compile(r"\{c?\}")
 """Stands for the class name: CLIP_benchmark writes {c}, other lists write {}."""
@@ -47,7 +47,7 @@ class PromptSet:
             return [text for name in names for text in self.fill(name)]
         texts = [text for name in names for text in self.texts_of.get(name, ())]
         if not texts:
-            near = difflib.get_close_matches(names[0], self.texts_of, n=1)
+            near = nearest(names[0], self.texts_of, 1)
             raise UserError(
                 f"{self.source}: no texts for the class {' / '.join(map(repr, names))}; it has {len(self.texts_of)} "
                 f"classes{f', the nearest {near[0]!r}' if near else ''}: add it, or take other prompts"

@@ -1,6 +1,5 @@
 """Prompts and class names as a configuration names them: packaged ones, files, lists; never a silent fallback."""
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 from mmclip_eval.prompts.packaged import ENGLISH, OTHER_SPELLINGS, packaged, read_packaged
 from mmclip_eval.prompts.prompt_set import PLACEHOLDER, PromptSet, templates_of
 from mmclip_eval.text_lines import Lines, read_lines
@@ -107,8 +107,7 @@ def _file_of(choice: str, field: str, things: str, known: Sequence[str], where: 
         return Path(name), key
     if Path(choice).is_file():
         return Path(choice), None
-    near = difflib.get_close_matches(choice, known, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    guess = did_you_mean(choice, known, after=" ")
     raise UserError(
         f"{where}: {field}={choice!r} is neither a file nor one of the packaged {things}: {guess}{', '.join(known)}"
     )

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmclip_eval.report.exhibits import Query
-from mmclip_eval.report.overview import Tile
+from mmclip_eval.report.pages.overview import Tile
 from mmclip_eval.report.pictures import Album
+from mmclip_eval.report.sets.exhibits import Query
 from mmclip_eval.report.words import percent
 from mmclip_eval.sparse.autoencoder import SparseAutoencoder
 from mmclip_eval.sparse.comparison import UnitComparison

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from mmclip_eval.report.curves import Card
-from mmclip_eval.report.exhibits import Hit, Query
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Bar, bars, histogram
-from mmclip_eval.report.overview import Tile
+from mmclip_eval.report.pages.overview import Tile
 from mmclip_eval.report.pictures import Album
+from mmclip_eval.report.sets.exhibits import Hit, Query
 from mmclip_eval.report.words import percent, shorten
 from mmclip_eval.sparse.reconstruction import Explained, Use
 from mmclip_eval.sparse.study import SparseStudy

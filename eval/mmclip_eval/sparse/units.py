@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmclip_eval.report.embedding_map import nearest_texts
-from mmclip_eval.report.sampling import draw
+from mmclip_eval.analysis.embedding_map import nearest_texts
+from mmclip_eval.analysis.sampling import draw
 from mmclip_eval.sparse.autoencoder import SparseAutoencoder
 
 NO_TEXTS = ()

@@ -1,12 +1,12 @@
 """The registry of tasks: a new one is one file and one name in the union below."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args
 
 from pydantic import Field, WrapValidator
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.tasks.base import EvalTask
 from mmclip_eval.tasks.calibration import Calibration
@@ -54,8 +54,7 @@ def read_task(choice: Any, read_table: Callable[[Any], Any]) -> Any:
     if not isinstance(choice, str):
         return read_table(_with_tuples(choice))
     if choice not in TASKS:
-        near = difflib.get_close_matches(choice, TASKS, n=1, cutoff=0.4)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
+        guess = did_you_mean(choice, TASKS, before="; ")
         raise UserError(f"tasks: expected one of {', '.join(TASKS)}, got {choice!r}{guess}")
     return TASKS[choice]()
 

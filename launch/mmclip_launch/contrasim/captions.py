@@ -8,18 +8,17 @@ from mmclip.errors import UserError
 from mmclip_data.features.layers import LayerFeatures
 from mmclip_eval.contrasim.match import match_pairs
 from mmclip_eval.contrasim.matching import PairMatching
-from mmclip_eval.contrasim.table import pair_table, selectivity_line
-from mmclip_launch.contrasim import EXIT_CODES
+from mmclip_eval.contrasim.table import pair_table
 from mmclip_launch.contrasim.features import Layers
 from mmclip_launch.contrasim.flags import (
     add_contrasim_flags,
     add_data_flags,
-    at_least,
     contrasim_of_flags,
     refuse,
-    write,
+    tell,
+    verb_parser,
 )
-from mmclip_launch.flags import Arguments
+from mmclip_launch.flags import at_least
 from mmclip_launch.screen import Screen
 
 RESULT = "contrasim_captions.json"
@@ -43,13 +42,12 @@ def match(arguments: Sequence[str], screen: Screen) -> PairMatching:
     Raises:
         UserError: the models or the set do not do for it.
     """
-    parser = Arguments(
-        prog="mmclip contrasim captions",
-        description="Is the set of 64 captions that belongs to 64 pictures more like them than 10 random sets, and than 10 "
+    parser = verb_parser(
+        "captions",
+        "Is the set of 64 captions that belongs to 64 pictures more like them than 10 random sets, and than 10 "
         "sets of nearest neighbours? ContraSim (Rahamim and Belinkov 2024) beside measures that learn nothing, and trained on "
         "pictures and captions that do not belong together. All tests are on held-out pairs; captions that several pictures "
         "share are taken once.",
-        epilog=EXIT_CODES,
     )
     parser.add_argument("model", help="whose image tower: whatever `mmclip eval` takes")
     parser.add_argument("text_model", nargs="?", help="whose text tower (default: the same model's)")
@@ -68,12 +66,10 @@ def match(arguments: Sequence[str], screen: Screen) -> PairMatching:
     layers.close()
     names = f"{options.model}, {options.image_layer}", f"{text_model}, {options.text_layer}"
     with screen.bars("steps") as advance:
-        sides = left.to(layers.device), right.to(layers.device)
+        sides = left.to(layers.how.device), right.to(layers.how.device)
         found = match_pairs(*sides, names, settings, set_size=options.set_size, progress=advance)
     screen.say(f"pictures by {names[0]}; captions by {names[1]}")
-    screen.show(pair_table(found))
-    screen.say(selectivity_line(found))
-    write(found.to_json(), options.output, RESULT, screen)
+    tell(found, pair_table(found), options.output, RESULT, screen)
     return found
 
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from mmclip_eval.contrasim.splits import LEAST_MODELS
 from mmclip_eval.contrasim.table import layer_table, pair_table, selectivity_line
 from mmclip_launch.contrasim.digit_study import DigitsConfig, DigitsStudy, study_digits
-from mmclip_launch.contrasim.flags import add_contrasim_flags, at_least, contrasim_of_flags, write
-from mmclip_launch.flags import Arguments
+from mmclip_launch.contrasim.flags import add_contrasim_flags, contrasim_of_flags, write
+from mmclip_launch.flags import Arguments, at_least
 from mmclip_launch.run.beginning.preflight import refuse_unwritable
 from mmclip_launch.screen import Screen
 

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import torch
 
-from mmclip.errors import UserError
 from mmclip.release import load
 from mmclip_data.features.encode import refuse_bad
-from mmclip_data.features.encoder import Encoder, Pace
+from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.layers import LayerFeatures, LayerTowers, image_layers, text_layers
-from mmclip_data.features.store import FeatureStore
 from mmclip_eval.datasets import EvalDatasetConfig, open_samples
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.places import place_of
-from mmclip_launch.run.beginning.preflight import check_devices, refuse_unwritable
-from mmclip_launch.run.peers import world_size
-from mmclip_launch.run.scoring.encoding import device_here, store_of
+from mmclip_launch.run.beginning.preflight import refuse_unwritable
+from mmclip_launch.run.peers import refuse_several
+from mmclip_launch.run.scoring.encoding import EncodeOptions, encoder_of, options_of_flags
 from mmclip_launch.screen import Screen
 
 
@@ -27,10 +25,9 @@ from mmclip_launch.screen import Screen
 class Layers:
     """Takes the layers of one model after another."""
 
-    options: argparse.Namespace
     dataset: EvalDataset
-    device: str
-    store: FeatureStore | None
+    how: EncodeOptions
+    raw: bool
     screen: Screen
 
     @classmethod
@@ -40,17 +37,15 @@ class Layers:
         Raises:
             UserError: the set is unsound, or several processes were started.
         """
-        if world_size() > 1:
-            raise UserError(f"{world_size()} processes: contrasim runs on one; start it without a launcher")
-        device = device_here(options.device)
-        check_devices(device)
+        refuse_several("contrasim runs on one")
+        how = options_of_flags(options, screen.warn)
         if options.output is not None:
             refuse_unwritable(options.output)
         name = Path(options.data).name.removesuffix(".tar") or options.data
         settings = EvalDatasetConfig(
             name=name, path=options.data, split=options.split, captions=tuple(options.captions)
         )
-        return cls(options, open_samples(settings), device, store_of(options, screen.warn), screen)
+        return cls(open_samples(settings), how, options.raw, screen)
 
     def images(self, model: str) -> LayerFeatures:
         """Of the pictures.
@@ -90,11 +85,9 @@ class Layers:
 
     def close(self) -> None:
         """Close the store and the set."""
-        if self.store is not None:
-            self.store.close()
+        if self.how.store is not None:
+            self.how.store.close()
         self.dataset.samples.close()
 
     def _encoder(self, model: str) -> Encoder:
-        options = self.options
-        towers = LayerTowers(load(model, self.device, raw=options.raw), options.precision)
-        return Encoder(towers, store=self.store, pace=Pace(options.batch_size, options.workers))
+        return encoder_of(LayerTowers(load(model, self.how.device, raw=self.raw), self.how.precision), self.how)

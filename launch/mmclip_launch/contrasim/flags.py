@@ -2,29 +2,25 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from mmclip.errors import GuardError
 from mmclip_data.shards.atomic import atomic_file
+from mmclip_eval.contrasim.matching import PairMatching
+from mmclip_eval.contrasim.prediction import LayerPrediction
 from mmclip_eval.contrasim.settings import ContraSimConfig
+from mmclip_eval.contrasim.table import selectivity_line
+from mmclip_launch.contrasim import EXIT_CODES
+from mmclip_launch.flags import Arguments, at_least
 from mmclip_launch.run.scoring.encoding import add_encode_flags
 from mmclip_launch.screen import Screen
 
 PUBLISHED = ContraSimConfig()
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of a flag whose whole number may not be smaller."""
-
-    def whole(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
-        return int(text)
-
-    return whole
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +67,18 @@ def contrasim_of_flags(options: argparse.Namespace, default: ContraSimConfig = P
     """
     steps = default.steps if options.contrasim_steps is None else options.contrasim_steps
     return replace(default, steps=steps, most_rows=options.rows, test_share=options.test_share, seed=options.seed)
+
+
+def verb_parser(verb: str, description: str) -> Arguments:
+    """Of a verb that gives a verdict on models, or none."""
+    return Arguments(prog=f"mmclip contrasim {verb}", description=description, epilog=EXIT_CODES)
+
+
+def tell(found: LayerPrediction | PairMatching, table: Table, output: Path | None, name: str, screen: Screen) -> None:
+    """Print what was found, and write it where it was asked for."""
+    screen.show(table)
+    screen.say(selectivity_line(found))
+    write(found.to_json(), output, name, screen)
 
 
 def write(found: Mapping[str, Any], output: Path | None, name: str, screen: Screen) -> None:

@@ -8,11 +8,16 @@ from mmclip.errors import UserError
 from mmclip_eval.contrasim.closed_form import MEASURES, PLAIN
 from mmclip_eval.contrasim.predict import contrasim_of
 from mmclip_eval.contrasim.prediction import LayerPrediction
-from mmclip_eval.contrasim.table import layer_table, selectivity_line
-from mmclip_launch.contrasim import EXIT_CODES
+from mmclip_eval.contrasim.table import layer_table
 from mmclip_launch.contrasim.features import Layers
-from mmclip_launch.contrasim.flags import add_contrasim_flags, add_data_flags, contrasim_of_flags, refuse, write
-from mmclip_launch.flags import Arguments
+from mmclip_launch.contrasim.flags import (
+    add_contrasim_flags,
+    add_data_flags,
+    contrasim_of_flags,
+    refuse,
+    tell,
+    verb_parser,
+)
 from mmclip_launch.screen import Screen
 
 RESULT = "contrasim_layers.json"
@@ -34,12 +39,11 @@ def predict(arguments: Sequence[str], screen: Screen) -> LayerPrediction:
     Raises:
         UserError: the models or the set do not do for it.
     """
-    parser = Arguments(
-        prog="mmclip contrasim layers",
-        description="For each layer of a model, is the same layer of another the most similar one? ContraSim (Rahamim and "
+    parser = verb_parser(
+        "layers",
+        "For each layer of a model, is the same layer of another the most similar one? ContraSim (Rahamim and "
         "Belinkov 2024) on models that its training saw and on held-out ones, beside measures that learn nothing, and "
         "trained on layers matched at random. All tests are on held-out examples.",
-        epilog=EXIT_CODES,
     )
     parser.add_argument("model", nargs="+", help="five or more of one depth: whatever `mmclip eval` takes")
     parser.add_argument(
@@ -72,10 +76,8 @@ def predict(arguments: Sequence[str], screen: Screen) -> LayerPrediction:
             held_out=held_out,
             tokens=options.tokens,
             measures=MEASURES if options.all_measures else PLAIN,
-            device=torch.device(layers.device),
+            device=torch.device(layers.how.device),
             progress=advance,
         )
-    screen.show(layer_table(found))
-    screen.say(selectivity_line(found))
-    write(found.to_json(), options.output, RESULT, screen)
+    tell(found, layer_table(found), options.output, RESULT, screen)
     return found

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import difflib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from importlib.resources import files
 from typing import Any, Literal, NoReturn
 
 from mmclip.errors import UserError
+from mmclip.near import nearest
 
 OPEN_CLIP = "3.3.0"
 """The version whose flags `flags.toml` holds."""
@@ -97,7 +97,7 @@ def _refuse(others: Sequence[str]) -> None:
     unknown = [word.partition("=")[0] for word in others if word.startswith("-")]
     known = [f"--{name}" for name in flags()]
     for word in unknown:
-        near = difflib.get_close_matches(word.replace("_", "-"), known, n=3, cutoff=0.5)
+        near = nearest(word.replace("_", "-"), known)
         guess = f"; nearest: {', '.join(near)}" if near else ""
         raise UserError(f"{word} is no flag of open_clip {OPEN_CLIP}'s trainer{guess}")
     if others:

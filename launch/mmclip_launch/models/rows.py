@@ -1,11 +1,11 @@
 """What the listing shows of each architecture, and how words and order choose among them."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mmclip.errors import UserError
+from mmclip.near import nearest
 from mmclip_launch.models.catalogue import Architecture, natural_key
 from mmclip_launch.models.loading import Loads, Surroundings, loads
 from mmclip_launch.models.records import Measurement, Records
@@ -121,5 +121,4 @@ def _holds(text: str, words: Sequence[str]) -> bool:
 def _nearest(rows: Sequence[Row], words: Sequence[str]) -> list[str]:
     known = {name.lower(): name for row in rows for name in (row.name, *row.tags)}
     asked = "-".join(words).lower().removeprefix("open_clip:").partition("/")[0]
-    near = difflib.get_close_matches(asked, known, n=3, cutoff=0.4)
-    return [known[name] for name in near]
+    return [known[name] for name in nearest(asked, known)]

@@ -1,19 +1,15 @@
 """Fields of a run that cannot be together; each pair is refused by name before anything is opened."""
 
-from typing import TYPE_CHECKING
-
 from mmclip.errors import UserError
 from mmclip.objectives.base import ObjectiveNeeds
 from mmclip.objectives.combined import needs_of
 from mmclip_data.loading.augment import AugmentConfig
 from mmclip_data.loading.streaming import StreamingConfig
+from mmclip_launch.run.fields import RunFields
 from mmclip_launch.run.pairing import refuse_unpaired
 
-if TYPE_CHECKING:
-    from mmclip_launch.run.config import RunConfig
 
-
-def refuse_conflicts(config: "RunConfig") -> None:
+def refuse_conflicts(config: RunFields) -> None:
     """Refuse what contradicts itself.
 
     Raises:
@@ -36,7 +32,7 @@ def refuse_conflicts(config: "RunConfig") -> None:
         _refuse_beside_sharding(config, needs)
 
 
-def _refuse_blind_interpolation(config: "RunConfig") -> None:
+def _refuse_blind_interpolation(config: RunFields) -> None:
     if config.early_stopping.metric is None or not (config.retained.datasets or config.retained.suite):
         raise UserError(
             "interpolation.alphas are chosen by the figure of a dev split and by what is to be retained: it needs "
@@ -48,7 +44,7 @@ def _refuse_blind_interpolation(config: "RunConfig") -> None:
         )
 
 
-def _refuse_half_of_classes(config: "RunConfig") -> None:
+def _refuse_half_of_classes(config: RunFields) -> None:
     """The objective over classes, its head and the classes themselves need each other."""
     classify, lengthless = config.objective.type == "classify", config.length.steps == 0
     if classify and (config.head.start is None or config.data.labels.place is None or not config.towers.lock_text):
@@ -71,7 +67,7 @@ def _refuse_half_of_classes(config: "RunConfig") -> None:
         )
 
 
-def _refuse_beside_resolution(config: "RunConfig", needs: ObjectiveNeeds) -> None:
+def _refuse_beside_resolution(config: RunFields, needs: ObjectiveNeeds) -> None:
     if isinstance(config.data.source, StreamingConfig):
         raise UserError(
             "resolution: a stream would begin anew at each change of size: index the shards and use type = "
@@ -89,7 +85,7 @@ def _refuse_beside_resolution(config: "RunConfig", needs: ObjectiveNeeds) -> Non
         )
 
 
-def _refuse_beside_image_features(config: "RunConfig", needs: ObjectiveNeeds) -> None:
+def _refuse_beside_image_features(config: RunFields, needs: ObjectiveNeeds) -> None:
     towers, data = config.towers, config.data
     changed = [name for name, value in vars(data.augment).items() if value != getattr(AugmentConfig(), name)]
     reasons = {
@@ -114,7 +110,7 @@ def _refuse_beside_image_features(config: "RunConfig", needs: ObjectiveNeeds) ->
         )
 
 
-def _refuse_beside_text_features(config: "RunConfig", needs: ObjectiveNeeds) -> None:
+def _refuse_beside_text_features(config: RunFields, needs: ObjectiveNeeds) -> None:
     towers = config.towers
     reasons = {
         "towers.lock_text = false": not towers.lock_text,
@@ -131,7 +127,7 @@ def _refuse_beside_text_features(config: "RunConfig", needs: ObjectiveNeeds) -> 
         )
 
 
-def _refuse_beside_sharding(config: "RunConfig", needs: ObjectiveNeeds) -> None:
+def _refuse_beside_sharding(config: RunFields, needs: ObjectiveNeeds) -> None:
     reasons = {
         'precision = "fp16" (each process would scale by its own gradients; take bf16)': config.precision == "fp16",
         "channels_last": config.channels_last,

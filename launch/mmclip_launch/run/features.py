@@ -20,8 +20,8 @@ from mmclip_data.features.frozen import FrozenTowers, frozen_towers
 from mmclip_data.features.tower_threads import in_order, tower_threads
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_data.loading.recall import TextFeatures
+from mmclip_launch.run.assembled import Run
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.hooks import Run
 from mmclip_launch.run.precision import settled
 from mmclip_launch.screen import Screen
 

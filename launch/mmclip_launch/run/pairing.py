@@ -1,20 +1,18 @@
 """Whether the objectives of a run compare pictures with captions, and whether its data has any."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmclip.errors import UserError
-
-if TYPE_CHECKING:
-    from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.fields import RunFields
 
 
-def objectives_of(config: "RunConfig") -> Sequence[Any]:
+def objectives_of(config: RunFields) -> Sequence[Any]:
     """The configurations of all objectives of a run, the main one first."""
     return (config.objective, *(one.objective for one in config.auxiliary))
 
 
-def refuse_unpaired(config: "RunConfig") -> None:
+def refuse_unpaired(config: RunFields) -> None:
     """Refuse pictures alone where an objective needs pairs, and what is about captions beside them.
 
     Raises:
@@ -40,7 +38,7 @@ def refuse_unpaired(config: "RunConfig") -> None:
         )
 
 
-def told_of_pairs(config: "RunConfig") -> Iterator[str]:
+def told_of_pairs(config: RunFields) -> Iterator[str]:
     """What a person should know where captions make no difference."""
     if not config.data.image_only and not any(objective.needs.pairs for objective in objectives_of(config)):
         yield (

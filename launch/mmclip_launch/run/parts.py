@@ -11,8 +11,8 @@ from mmclip.training.loop import Hooks, fit
 from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part, part_before, parts_of
 from mmclip_data.loading.on_device import finish_on_device
+from mmclip_launch.run.assembled import Run
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.hooks import Run
 from mmclip_launch.screen import Screen
 
 

@@ -23,6 +23,16 @@ def world_size() -> int:
     return _rank_and_world(os.environ)[1]
 
 
+def refuse_several(what: str) -> None:
+    """Refuse a launcher where one process does it all; `what` says so, such as `a comparison is made by one`.
+
+    Raises:
+        UserError: it started several.
+    """
+    if world_size() > 1:
+        raise UserError(f"{world_size()} processes: {what}; start it without a launcher")
+
+
 def rank() -> int:
     """This process's place among them; 0 speaks, writes and evaluates."""
     return _rank_and_world(os.environ)[0]

@@ -1,8 +1,8 @@
 """TOML tables to configuration objects and back; every mistake in a table is one line that names the nearest right word."""
 
 import dataclasses
-import difflib
 import json
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean, nearest
 from mmclip_data.stores.urls import without_secrets
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
         names = [file.name for file in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
+        near = nearest(path.name, names)
         hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
         raise UserError(f"{path}: no such file{hint or '; expected the path of a run file (TOML)'}") from None
     except UnicodeDecodeError as error:
@@ -89,13 +90,10 @@ def _explain_one(cls: type, fault: Mapping[str, Any]) -> str:
     kind, got = fault["type"], fault.get("input")
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         known = [f.name for f in dataclasses.fields(owner)] if owner is not None else []
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        return f"{name}: unknown key; {guess}known keys: {', '.join(known)}"
+        return f"{name}: unknown key; {did_you_mean(path[-1], known, after=' ')}known keys: {', '.join(known)}"
     if kind == "union_tag_invalid":
         expected = fault["ctx"]["expected_tags"].replace("'", "").split(", ")
-        near = difflib.get_close_matches(str(fault["ctx"]["tag"]), expected, n=1, cutoff=0.3)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
+        guess = did_you_mean(str(fault["ctx"]["tag"]), expected, before="; ")
         return f"{name}.type: expected one of {', '.join(expected)}, got {fault['ctx']['tag']!r}{guess}"
     if kind == "union_tag_not_found":
         return f"{name}: the table needs a key 'type' that says which kind it is"
@@ -104,10 +102,7 @@ def _explain_one(cls: type, fault: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(fault["ctx"]["error"])
     if kind == "literal_error":
-        near = difflib.get_close_matches(
-            str(got), fault["ctx"]["expected"].replace("'", "").split(" or "), n=1, cutoff=0.4
-        )
-        guess = f"; did you mean {near[0]!r}?" if near else ""
+        guess = did_you_mean(str(got), re.findall(r"'([^']*)'", fault["ctx"]["expected"]), before="; ")
         return f"{name}: expected {fault['ctx']['expected']}, got {got!r}{guess}"
     expected = fault["msg"].removeprefix("Input should be ")
     return f"{name}: expected {expected}, got {got!r}"

@@ -7,12 +7,12 @@ mmclip shards check data/pictures/train
 mmclip shards filter data/pictures/train --output data/large --where 'short_side >= 200'
 """
 
-import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 
 
 class Job(NamedTuple):
@@ -73,16 +73,10 @@ def main(arguments: Sequence[str]) -> None:
         print(USAGE + "\n" + listing({name: says for name, (_, _, says) in VERBS.items()}))
         return
     if verb not in VERBS:
-        raise UserError(f"shards {verb!r}: {guess(verb, VERBS)}{USAGE}")
+        raise UserError(f"shards {verb!r}: {did_you_mean(verb, VERBS, after=' ')}{USAGE}")
     module, function, _ = VERBS[verb]
     run: Any = getattr(importlib.import_module(f"mmclip_launch.shards.{module}"), function)
     run(rest) if function != "rewrite" else run(verb, rest)
-
-
-def guess(word: str, known: Mapping[str, Any]) -> str:
-    """`did you mean ...?` where a known word is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def listing(lines: Mapping[str, str]) -> str:

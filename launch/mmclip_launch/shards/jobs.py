@@ -8,9 +8,10 @@ from itertools import takewhile
 from typing import Any
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 from mmclip_launch.flags import parse_config
 from mmclip_launch.screen import Screen
-from mmclip_launch.shards import MAKERS, REWRITERS, USAGE, Job, guess, listing
+from mmclip_launch.shards import MAKERS, REWRITERS, USAGE, Job, listing
 
 
 def make(arguments: Sequence[str]) -> None:
@@ -24,7 +25,7 @@ def make(arguments: Sequence[str]) -> None:
         print(USAGE + "\n" + listing({name: job.says for name, job in MAKERS.items()}))
         return
     if kind not in MAKERS:
-        raise UserError(f"shards make {kind!r}: {guess(kind, MAKERS)}{USAGE}")
+        raise UserError(f"shards make {kind!r}: {did_you_mean(kind, MAKERS, after=' ')}{USAGE}")
     _run(MAKERS[kind], flags, f"mmclip shards make {kind}")
 
 

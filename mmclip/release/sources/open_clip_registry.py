@@ -1,9 +1,9 @@
 """`open_clip:ARCH/TAG` and `open_clip:ARCH/FILE`: weights whose architecture open_clip knows by name."""
 
-import difflib
 from pathlib import Path
 
 from mmclip.errors import UserError
+from mmclip.near import nearest
 from mmclip.preprocess import ImageSpec
 from mmclip.towers.architecture import model_cfg_of
 from mmclip.towers.torchscript import is_torchscript, uses_quick_gelu
@@ -26,10 +26,9 @@ def load_released(name: str) -> TwoTower:
         return _from_file(arch, Path(tag))
     if not settings:
         tags = [f"{a}/{t}" for a, t in open_clip.list_pretrained()]
-        near = difflib.get_close_matches(name, tags, n=3, cutoff=0.3)
         raise UserError(
             f"open_clip has no weights {name!r}: expected open_clip:ARCH/TAG or "
-            f"open_clip:ARCH/FILE; nearest: {', '.join(near)}"
+            f"open_clip:ARCH/FILE; nearest: {', '.join(nearest(name, tags)) or 'none'}"
         )
     try:
         weights = download_pretrained(settings)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mmclip.errors import UserError
 from mmclip_eval.metrics.estimate import Estimate
-from mmclip_eval.report.scores import gather_results
+from mmclip_eval.report.scores.rows import gather_results
 from mmclip_eval.results.names import result_name
 from mmclip_eval.results.result import EvalResult, ModelIdentity, read_result
 from mmclip_eval.results.table import notes_of, results_table

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmclip.errors import UserError
-from mmclip_eval.report.finetuning import finetuning_chapters
-from mmclip_eval.report.history import read_history
+from mmclip_eval.report.training.finetuning import finetuning_chapters
+from mmclip_eval.report.training.history import read_history
 from mmclip_eval.results.forgetting import Figure, forgetting
 from mmclip_eval.results.low_label import LowLabelCurve, Point
 

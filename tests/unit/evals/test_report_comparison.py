@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from mmclip_eval.report.comparison_matrix import Cell, MetricRow, best_of, matrices
-from mmclip_eval.report.comparison_page import (
+from mmclip_eval.report.pages.comparison_page import (
     MOST_BYTES,
     MOST_CHECKPOINTS,
     clear_wins,
     render_comparison,
     write_comparison,
 )
+from mmclip_eval.report.scores.matrices import Cell, MetricRow, best_of, matrices
 from mmclip_eval.results.record import Record
 
 EVIL = '<script>alert("x")</script>&amp;\u202e"\'>'

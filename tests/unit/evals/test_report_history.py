@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mmclip.errors import UserError
-from mmclip_eval.report.history import History, read_history
+from mmclip_eval.report.training.history import History, read_history
 
 
 def make_run(folder: Path) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mmclip_eval.datasets import EvalDatasetConfig
-from mmclip_eval.report.page import MOST_SETS, extent_of, write_page
-from mmclip_eval.report.subject import Subject
+from mmclip_eval.report.pages.run_page import MOST_SETS, extent_of, write_page
+from mmclip_eval.report.pages.subject import Subject
 from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.suite import evaluate
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mmclip_eval.report.figures import Bin, Dot, Reference, Row, Stage, dots, growth, reliability
-from mmclip_eval.report.task_drawings import ALL_CLASSES, ENDS_OF_CLASSES, MOST_GROUPS, drawn_tables
+from mmclip_eval.report.scores.task_drawings import ALL_CLASSES, ENDS_OF_CLASSES, MOST_GROUPS, drawn_tables
 
 PER_CLASS = ["class", "samples", "correct", "recall", "predicted"]
 

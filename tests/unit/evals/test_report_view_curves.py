@@ -1,7 +1,7 @@
 """What objectives over views report has curves of its own, one line an objective, and is drawn once."""
 
-from mmclip_eval.report.curves import chapters
-from mmclip_eval.report.history import History
+from mmclip_eval.report.training.curves import chapters
+from mmclip_eval.report.training.history import History
 
 STEPS = (10, 20, 30)
 SLIP = {

@@ -2,11 +2,11 @@ import math
 
 import pytest
 
-from mmclip_eval.report.history import History
-from mmclip_eval.report.metric_words import words_of
-from mmclip_eval.report.overview import overview
-from mmclip_eval.report.scores import Score, ScoreGroup, track_end
-from mmclip_eval.report.subject import Subject
+from mmclip_eval.report.pages.overview import overview
+from mmclip_eval.report.pages.subject import Subject
+from mmclip_eval.report.scores.metric_words import words_of
+from mmclip_eval.report.scores.rows import Score, ScoreGroup, track_end
+from mmclip_eval.report.training.history import History
 from mmclip_eval.report.words import count, duration, percent, shorten
 
 SUBJECT = Subject("demo", "tiny", "mmclip report demo", "a loom", image_parameters=397_000, text_parameters=6_760_000)

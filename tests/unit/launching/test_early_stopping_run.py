@@ -9,8 +9,8 @@ import torch
 
 from mmclip import load
 from mmclip.errors import GuardError, UserError
-from mmclip_launch.evaluate import identity_of, said_of
 from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.scoring.identity import identity_of, said_of
 from mmclip_launch.train import train
 
 RUN = """

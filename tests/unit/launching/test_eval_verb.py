@@ -15,6 +15,7 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import save_weights
 from mmclip_launch import evaluate
 from mmclip_launch.cli import run_verb
+from mmclip_launch.run.scoring import evaluating
 from mmclip_launch.run.scoring.encoding import EncodeOptions, load_everywhere
 
 MODEL_CFG = {
@@ -177,14 +178,14 @@ def test_what_fails_costs_the_others_nothing_and_is_named_at_the_end(place: Path
 
 
 def test_a_fault_of_ours_in_one_set_is_code_1_and_the_rest_is_written(place: Path, monkeypatch: pytest.MonkeyPatch):
-    one = evaluate.evaluate_opened
+    one = evaluating.evaluate_opened
 
     def failing(encoder: Any, opened: Any, *rest: Any, **options: Any) -> Any:
         if opened[0].dataset.config.name == "both":
             raise TypeError("a bug")
         return one(encoder, opened, *rest, **options)
 
-    monkeypatch.setattr(evaluate, "evaluate_opened", failing)
+    monkeypatch.setattr(evaluating, "evaluate_opened", failing)
     assert evaluated("first", "--suite", "suite.toml", "--output", "out") == 1
     assert {key[0] for key in results(place / "out")} == {"colours", "captions"}
 
@@ -223,13 +224,13 @@ def test_the_cache_is_said_and_used_and_can_be_switched_off(place: Path, capsys:
 
 def test_the_seed_reaches_the_tasks(place: Path, monkeypatch: pytest.MonkeyPatch):
     seeds: list[int] = []
-    one = evaluate.evaluate_opened
+    one = evaluating.evaluate_opened
 
     def noted(*arguments: Any, seed: int, **options: Any) -> Any:
         seeds.append(seed)
         return one(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr(evaluate, "evaluate_opened", noted)
+    monkeypatch.setattr(evaluating, "evaluate_opened", noted)
     assert evaluated("first", "--dataset", "colours", "--output", "out", "--seed", "7") == 0
     assert seeds == [7]
 

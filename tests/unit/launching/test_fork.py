@@ -151,7 +151,8 @@ def test_a_fork_killed_before_its_checkpoint_was_copied_is_forked_again(
     second = tmp_path / "second"
     with monkeypatch.context() as patch:
         patch.setattr(
-            "mmclip_launch.train.take_checkpoint", lambda fork, folder: (_ for _ in ()).throw(KeyboardInterrupt)
+            "mmclip_launch.run.beginning.opening.take_checkpoint",
+            lambda fork, folder: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             fork(run_file, at(first, 4), second)

@@ -22,12 +22,14 @@ from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_data.shards.read import ShardReader
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.features import encode_once
 from mmclip_launch.run.scoring.evaluation_sets import Sets
 from mmclip_launch.run.scoring.in_training import InTraining
 from mmclip_launch.screen import Screen
-from mmclip_launch.train import assemble, build_accelerator, train
+from mmclip_launch.train import train
 
 RUN = """
 output = "{folder}/run"

@@ -10,12 +10,14 @@ from mmclip.batch import DataPosition
 from mmclip.training.checkpoint.lease import claim
 from mmclip.training.checkpoint.patience import Patience
 from mmclip.training.progress import Progress
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.hooks import RunHooks
 from mmclip_launch.run.records import alarm_rule
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.trackers import build_writers
-from mmclip_launch.train import assemble, build_accelerator, train
+from mmclip_launch.train import train
 
 RUN = """
 output = "none"

@@ -24,10 +24,12 @@ from mmclip_data.loading import loader as loader_module
 from mmclip_data.loading.loader import TrainLoader
 from mmclip_data.shards.read import ShardReader
 from mmclip_launch.run import features
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.features import encode_once
 from mmclip_launch.screen import Screen
-from mmclip_launch.train import assemble, build_accelerator, train
+from mmclip_launch.train import train
 
 RUN = """
 output = "{folder}/run"

@@ -10,9 +10,10 @@ from torch import Tensor
 from mmclip.batch import DataPosition
 from mmclip.errors import UserError
 from mmclip.training.progress import Progress
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import RunConfig, load_run_config
 from mmclip_launch.run.tables import from_table
-from mmclip_launch.train import assemble, build_accelerator
 
 MODEL = {
     "embed_dim": 16,

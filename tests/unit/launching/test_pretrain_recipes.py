@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from mmclip.errors import UserError
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
 from mmclip_launch.run.config_files import PRETRAIN, recipes, run_file
 from mmclip_launch.run.cost import cost_of_run, told_of_cost
-from mmclip_launch.train import assemble, build_accelerator, main, train
+from mmclip_launch.train import main, train
 
 WORDS = (
     "--data.source.shards embedded:emoji/unseen-concept-noto.tar --data.workers 0 --global_batch_size 16 --log_every_steps 1 "

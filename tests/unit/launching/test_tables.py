@@ -33,7 +33,7 @@ class Drawing:
 
     name: str
     count: int = 1
-    ink: Literal["red", "blue"] = "red"
+    ink: Literal["red", "green", "blue"] = "red"
     shape: Annotated[Circle | Square, Field(discriminator="type")] = field(default_factory=Circle)
     note: str | None = None
     more: tuple[Circle, ...] = ()
@@ -71,7 +71,10 @@ FAULTS = {
         r"shape.type: expected one of circle, square, got 'cirle'; did you mean 'circle'\?",
     ),
     "union without a name": ('name = "a"\nshape = { radius = 2.0 }', r"shape: the table needs a key 'type'"),
-    "wrong choice": ('name = "a"\nink = "bleu"', r"ink: expected 'red' or 'blue', got 'bleu'; did you mean 'blue'\?"),
+    "wrong choice": (
+        'name = "a"\nink = "gren"',
+        r"ink: expected 'red', 'green' or 'blue', got 'gren'; did you mean 'green'\?",
+    ),
     "missing key": ("count = 3", r"name: required key is missing"),
 }
 

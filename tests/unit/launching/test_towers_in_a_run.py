@@ -11,9 +11,10 @@ from mmclip.batch import DataPosition, ImageTextBatch
 from mmclip.errors import UserError
 from mmclip.training.loop import fit
 from mmclip.training.progress import Progress
+from mmclip_launch.run.assembled import Run
+from mmclip_launch.run.beginning.assembly import assemble
+from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
-from mmclip_launch.run.hooks import Run
-from mmclip_launch.train import assemble, build_accelerator
 
 RUN = """
 output = "unused"

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmclip_data.features.encode import distinct_texts
+from mmclip_eval.analysis.predictions import best_of_gallery
 from mmclip_eval.compare.anchored import Anchored, floor_words
 from mmclip_eval.compare.behaviour.seen import Seen
 from mmclip_eval.compare.change import Change
 from mmclip_eval.compare.halves import mean_over_halves, permuted
 from mmclip_eval.metrics.bootstrap import ratio_interval
 from mmclip_eval.metrics.retrieval import chunked_first_hit_rank
-from mmclip_eval.report.predictions import best_of_gallery
 
 TOP = 10
 """How many of the best are compared: what a page of results shows."""

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmclip.errors import UserError
-from mmclip_eval.eval_dataset import EvalDataset
-from mmclip_eval.report.predictions import Predictions, predict
+from mmclip_eval.analysis.predictions import Predictions, predict
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.zero_shot import rank_and_predict
 
 
@@ -22,16 +22,10 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """L2-normalised fp32 embeddings on the CPU, in the order of the set's samples, classes and captions."""
+class Seen(Evidence):
+    """What a pass saw, by which model, and what that model says of it."""
 
     name: str
-    dataset: EvalDataset
-    image_embed: Float[Tensor, "sample embed"]
-    class_embed: Float[Tensor, "class embed"] | None
-    """None where the set has no classes with names."""
-    caption_embed: Float[Tensor, "caption embed"] | None
-    """None where the set has no captions."""
     logit_scale: float
     """Inverse temperature that cosines are multiplied by."""
 

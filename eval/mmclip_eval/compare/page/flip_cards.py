@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from mmclip_eval.analysis.predictions import best_of_gallery
 from mmclip_eval.compare.behaviour.flips import Flips
 from mmclip_eval.compare.behaviour.retrieved import Retrieved
 from mmclip_eval.compare.behaviour.seen import Seen
 from mmclip_eval.report.pictures import Album, Picture
-from mmclip_eval.report.predictions import best_of_gallery
 from mmclip_eval.report.words import percent, shorten
 
 SIDE = 104

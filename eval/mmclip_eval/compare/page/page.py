@@ -15,7 +15,7 @@ from mmclip_eval.compare.page.set_section import set_section
 from mmclip_eval.compare.page.story import story
 from mmclip_eval.compare.readings import Reading
 from mmclip_eval.report.environment import environment, stylesheet
-from mmclip_eval.report.overview import Tile
+from mmclip_eval.report.pages.overview import Tile
 from mmclip_eval.report.pictures import Album
 from mmclip_eval.report.words import figure, percent
 from mmclip_eval.results.result import recorded_versions

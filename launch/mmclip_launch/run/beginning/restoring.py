@@ -9,9 +9,9 @@ from mmclip.release.open_clip_training import take_over
 from mmclip.training.checkpoint.folders import checkpoint_folder
 from mmclip.training.checkpoint.loading import load_checkpoint
 from mmclip.training.progress import Progress
+from mmclip_launch.run.assembled import Run
 from mmclip_launch.run.beginning.fork import is_fork_at
 from mmclip_launch.run.config import RunConfig
-from mmclip_launch.run.hooks import Run
 from mmclip_launch.run.parts import take_size_before
 from mmclip_launch.run.records.made_with import made_with, told_of_others
 from mmclip_launch.screen import Screen

@@ -18,6 +18,8 @@ from mmclip_eval.probes.drawing import hold_out
 from mmclip_eval.probes.logistic import Examples, Probe, choose_strength, fit_probe
 from mmclip_eval.tasks.few_shot import STRENGTH_OF_ONE_SHOT
 from mmclip_eval.zero_shot import class_weights
+from mmclip_launch.run.assembled import Run
+from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.chosen import examples_set, training_set
 from mmclip_launch.run.recipe.head_config import HeadConfig
 from mmclip_launch.screen import Screen
@@ -81,6 +83,14 @@ def start_head(
         store.close()
     for parameter in head.parameters():
         parameter.data.copy_(broadcast(parameter.data))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def fit_head(config: RunConfig, accelerator: Accelerator, run: Run, screen: Screen) -> None:
+    """Fill the class head before the first step, and the average's with it."""
+    towers, ema = run.step.module.towers, run.step.trained.ema
+    start_head(config.head, config.data, towers, accelerator, config.seed, screen)
+    if ema is not None and ema.towers.class_head is not None and towers.class_head is not None:
+        ema.towers.class_head.load_state_dict(towers.class_head.state_dict())
 
 
 def encoded_examples(encoder: Encoder, dataset: EvalDataset, screen: Screen) -> Examples:

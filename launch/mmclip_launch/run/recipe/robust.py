@@ -14,9 +14,9 @@ from mmclip_eval.datasets import OpenedDataset
 from mmclip_eval.results.alpha_curve import AlphaCurve, AlphaPoint, best_line
 from mmclip_eval.results.headline import Headline, headlines, mean_of
 from mmclip_eval.results.result import EvalResult
-from mmclip_launch.evaluate import evaluate_sets
 from mmclip_launch.interpolate import curve_table, save_model, write_curve
 from mmclip_launch.run.config import RunConfig
+from mmclip_launch.run.scoring.evaluating import evaluate_sets
 from mmclip_launch.screen import Screen
 
 INTERPOLATED = Path("checkpoints") / "interpolated"

@@ -17,6 +17,11 @@ Append: TypeAlias = Callable[[Path, Sequence[Mapping[str, object]]], None]
 """Puts lines behind those of a file: `append_lines`, or a run's `Journal`."""
 
 
+def file_of_rank(name: str, rank: int, ranks: int) -> str:
+    """Its own name where one process writes it, else one for each, since every rank speaks of its own samples."""
+    return name if ranks == 1 else f"{name}.rank{rank}"
+
+
 def hash_of_ids(ids: tuple[str, ...], first_position: int) -> int:
     """A hash of which sample stands at which place of the global batch; those of the ranks add up to that of the batch."""
     return (

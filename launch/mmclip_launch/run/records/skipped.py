@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmclip.errors import UserError
 from mmclip.training.progress import Progress
-from mmclip_launch.run.records.ledger import SKIPPED, Append, append_lines
+from mmclip_launch.run.records.ledger import SKIPPED, Append, append_lines, file_of_rank
 
 SAMPLES_SAID = 3
 """Names on the terminal; the file has all of them."""
@@ -37,7 +37,7 @@ class SkippedSteps:
         say: Callable[[str], None],
         append: Append = append_lines,
     ) -> None:
-        self.path = folder / (SKIPPED if world_size == 1 else f"{SKIPPED}.rank{rank}")
+        self.path = folder / file_of_rank(SKIPPED, rank, world_size)
         self.rank = rank
         self.max_steps = max_steps
         self.say = say

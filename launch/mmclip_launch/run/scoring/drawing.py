@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from mmclip.towers.two_tower import TwoTower
-from mmclip_eval.report.comparison_page import COMPARISON, write_comparison
-from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.page import PAGE, write_page
-from mmclip_eval.report.subject import Subject
+from mmclip_eval.evidence import Evidence
+from mmclip_eval.report.pages.comparison_page import COMPARISON, write_comparison
+from mmclip_eval.report.pages.run_page import PAGE, write_page
+from mmclip_eval.report.pages.subject import Subject
 from mmclip_eval.results.record import Record, distinct
 from mmclip_eval.results.result import EvalResult, ModelIdentity, record_of_content
 from mmclip_launch.screen import Screen

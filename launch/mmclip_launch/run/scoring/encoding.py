@@ -21,6 +21,8 @@ from mmclip_data.features.ranks import ALONE, Ranks, answers, dismiss
 from mmclip_data.features.service import Service
 from mmclip_data.features.store import MAX_BYTES, FeatureStore, default_folder
 from mmclip_eval.places import open_place
+from mmclip_launch.flags import at_least
+from mmclip_launch.run.beginning.preflight import check_devices
 from mmclip_launch.run.peers import meet_peers, refuse_too_few_devices, world_size
 
 MEETING_SECONDS = 600
@@ -47,11 +49,11 @@ def add_encode_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="of the towers' arithmetic (default: fp32)"
     )
-    parser.add_argument("--seed", type=_not_negative, default=0, help="for what tasks draw (default: 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="for what tasks draw (default: 0)")
     parser.add_argument(
-        "--batch-size", type=_positive, help="pictures in work at a time on a CPU: memory and speed, never a figure"
+        "--batch-size", type=at_least(1), help="pictures in work at a time on a CPU: memory and speed, never a figure"
     )
-    parser.add_argument("--workers", type=_positive, help="threads that decode pictures (default: one per core)")
+    parser.add_argument("--workers", type=at_least(1), help="threads that decode pictures (default: one per core)")
     add_store_flags(parser)
 
 
@@ -60,7 +62,7 @@ def add_store_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help=f"keeps features (default: {default_folder()})")
     parser.add_argument("--no-cache", action="store_true", help="keep no features, and use none")
     parser.add_argument(
-        "--cache-gib", type=_not_negative, default=MAX_BYTES // GIB, help="most that the folder takes (default: 5)"
+        "--cache-gib", type=at_least(0), default=MAX_BYTES // GIB, help="most that the folder takes (default: 5)"
     )
 
 
@@ -69,6 +71,23 @@ def store_of(options: argparse.Namespace, warn: Callable[[str], None]) -> Featur
     if options.no_cache and options.cache is not None:
         raise UserError(f"--cache {options.cache} and --no-cache: expected one of the two")
     return None if options.no_cache else FeatureStore(options.cache, options.cache_gib * GIB, warn)
+
+
+def options_of_flags(flags: argparse.Namespace, warn: Callable[[str], None]) -> EncodeOptions:
+    """What `--device` and the flags of `add_encode_flags` say, for one process.
+
+    Raises:
+        UserError: the device is not there, or flags contradict each other.
+    """
+    device = device_here(flags.device)
+    check_devices(device)
+    pace = Pace(flags.batch_size, flags.workers)
+    return EncodeOptions(device, flags.precision, store=store_of(flags, warn), pace=pace, seed=flags.seed)
+
+
+def encoder_of(towers: Towers, options: EncodeOptions) -> Encoder:
+    """What encodes with towers that are loaded."""
+    return Encoder(towers, store=options.store, ranks=options.ranks, pace=options.pace)
 
 
 @contextmanager
@@ -151,7 +170,7 @@ def load_everywhere(checkpoint: str, raw: bool, options: EncodeOptions) -> tuple
             )
     assert towers is not None, "an error was raised"
     assert isinstance(towers.model, TwoTower)
-    return towers.model, Encoder(towers, store=options.store, ranks=ranks, pace=options.pace)
+    return towers.model, encoder_of(towers, options)
 
 
 def _towers(checkpoint: str, raw: bool, options: EncodeOptions) -> Towers:
@@ -164,17 +183,3 @@ def _telling_where(ranks: Ranks) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"rank {ranks.rank} ({socket.gethostname()}): {error}") from error
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _not_negative(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, got {text!r}")
-    return int(text)

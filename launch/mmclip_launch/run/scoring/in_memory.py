@@ -9,15 +9,17 @@ from mmclip.errors import UserError
 from mmclip.release.between import Blend
 from mmclip.towers.two_tower import TwoTower
 from mmclip.towers.weights import weights_sha256
-from mmclip_data.features.encoder import Encoder, Pace
+from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.model import Towers
 from mmclip_eval.results.headline import Headline, headlines
 from mmclip_eval.results.result import ModelIdentity
-from mmclip_launch.evaluate import add_dataset_flags, architecture_of, dataset_of, datasets_of_run, evaluate_sets
-from mmclip_launch.run.beginning.preflight import check_devices, refuse_equal_prompts, refuse_unwritable
-from mmclip_launch.run.peers import world_size
-from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, device_here, store_of
+from mmclip_launch.run.beginning.preflight import refuse_equal_prompts, refuse_unwritable
+from mmclip_launch.run.peers import refuse_several
+from mmclip_launch.run.scoring.dataset_flags import add_dataset_flags, dataset_of, datasets_of_run
+from mmclip_launch.run.scoring.encoding import EncodeOptions, add_encode_flags, options_of_flags
+from mmclip_launch.run.scoring.evaluating import evaluate_sets
 from mmclip_launch.run.scoring.evaluation_sets import Sets
+from mmclip_launch.run.scoring.identity import architecture_of
 from mmclip_launch.screen import Screen
 
 
@@ -52,12 +54,8 @@ class Scorer:
         Raises:
             UserError: there is no set, one is unsound, or several processes were started.
         """
-        if world_size() > 1:
-            raise UserError(
-                f"{world_size()} processes: models in memory are scored by one; start it without a launcher"
-            )
-        device = device_here(options.device)
-        check_devices(device)
+        refuse_several("models in memory are scored by one")
+        how = options_of_flags(options, screen.warn)
         sets = Sets.of_flags(
             [dataset_of(text, options) for text in options.dataset], options.suite, options.task, screen.say
         )
@@ -65,10 +63,6 @@ class Scorer:
             sets = sets.with_own(datasets_of_run(sources[-1]))
         sets.opened()  # a wrong path is told before a model is loaded
         refuse_unwritable(output)
-        pace = Pace(options.batch_size, options.workers)
-        how = EncodeOptions(
-            device, options.precision, store=store_of(options, screen.warn), pace=pace, seed=options.seed
-        )
         return cls(sets, how, output / "results", screen, architecture_of(sources[-1]))
 
     def check(self, blend: Blend) -> None:

@@ -13,10 +13,10 @@ from mmclip_data.features.ranks import ALONE, Ranks
 from mmclip_data.features.store import FeatureStore
 from mmclip_eval.datasets import OpenedDataset
 from mmclip_eval.results.result import EvalResult
-from mmclip_launch.evaluate import evaluate_checkpoint, evaluate_sets
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.scoring.drawing import Pass
 from mmclip_launch.run.scoring.encoding import EncodeOptions, leading, serve
+from mmclip_launch.run.scoring.evaluating import evaluate_checkpoint, evaluate_sets
 from mmclip_launch.run.scoring.evaluation_sets import Sets
 from mmclip_launch.screen import Screen
 

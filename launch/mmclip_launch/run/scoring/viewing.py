@@ -10,6 +10,7 @@ from mmclip.towers.two_tower import TwoTower
 from mmclip_data.features.encoder import Encoder
 from mmclip_data.features.layers import LayerFeatures, LayerTowers, image_layers, text_layers
 from mmclip_data.features.model import Towers
+from mmclip_eval.analysis.sampling import draw
 from mmclip_eval.compare.assemble import Viewed
 from mmclip_eval.compare.behaviour.behaviour import refuse_few
 from mmclip_eval.compare.behaviour.seen import Seen
@@ -18,9 +19,8 @@ from mmclip_eval.datasets import OpenedDataset
 from mmclip_eval.encode_set import encode_set
 from mmclip_eval.eval_dataset import EvalDataset
 from mmclip_eval.places import place_of
-from mmclip_eval.report.sampling import draw
 from mmclip_eval.suite import logit_scale_of
-from mmclip_launch.run.scoring.encoding import EncodeOptions
+from mmclip_launch.run.scoring.encoding import EncodeOptions, encoder_of
 from mmclip_launch.screen import Screen
 
 Layers = Literal["all", "embedding", "none"]
@@ -57,7 +57,7 @@ class Viewer:
         """
         model = load(name, self.how.device, raw=self.raw)
         check(model)
-        encoder = self._encoder(Towers(model, self.how.precision))
+        encoder = encoder_of(Towers(model, self.how.precision), self.how)
         with self.screen.bars("pictures") as advance:
             seen = tuple(self._seen(name, model, encoder, one, partial(advance, name)) for one in self.datasets)
             layers = self._layers(name, model, partial(advance, f"{name}, layers"))
@@ -65,9 +65,6 @@ class Viewer:
         if self.how.store is not None:
             self.how.store.close()
         return Viewed(name, seen, layers)
-
-    def _encoder(self, towers: Towers) -> Encoder:
-        return Encoder(towers, store=self.how.store, pace=self.how.pace)
 
     def _seen(
         self, name: str, model: TwoTower, encoder: Encoder, dataset: EvalDataset, advance: Callable[[int, int], None]
@@ -86,7 +83,7 @@ class Viewer:
         if self.layers == "none":
             return ()
         dataset = self.datasets[0]
-        encoder = self._encoder(LayerTowers(model, self.how.precision))
+        encoder = encoder_of(LayerTowers(model, self.how.precision), self.how)
         total = len(dataset.encoded_rows)
         chosen = SomeRows(dataset.encoded_rows, draw(self.rows, total, ROW_DRAW))
         place: dict[str, Any] = place_of(dataset)  # read by other ranks alone, of which there are none

@@ -65,7 +65,7 @@ def says(dataset: EvalDataset) -> Callable[..., Seen]:
         owner = dataset.captioned.image_of_caption
         captions = F.normalize(images[owner] + 0.01, dim=-1)
         assert len(samples) == len(dataset.samples)
-        return Seen(name, dataset, images, classes, captions, scale)
+        return Seen(dataset, images, classes, captions, name, scale)
 
     return made
 

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from mmclip.errors import UserError
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.model_card import CardFacts, model_card, results_of
-from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.page import write_page
-from mmclip_eval.report.subject import Subject
+from mmclip_eval.report.pages.run_page import write_page
+from mmclip_eval.report.pages.subject import Subject
 from mmclip_eval.results.result import ModelIdentity
 from mmclip_eval.results.table import results_table
 from mmclip_eval.suite import evaluate

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmclip_eval.report.history import History
-from mmclip_eval.report.scores import Score, ScoreGroup
-from mmclip_eval.report.subject import Subject
+from mmclip_eval.report.pages.subject import Subject
+from mmclip_eval.report.scores.rows import Score, ScoreGroup
+from mmclip_eval.report.training.history import History
 from mmclip_eval.report.words import count, duration, figure, percent
 
 MOST_TILES = 6

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmclip_eval.analysis.predictions import Predictions, best_of_gallery
+from mmclip_eval.analysis.sampling import draw
 from mmclip_eval.captioned import Captioned
 from mmclip_eval.labelled import Labelled
 from mmclip_eval.report.pictures import Album, Picture
-from mmclip_eval.report.predictions import Predictions, best_of_gallery
-from mmclip_eval.report.sampling import draw
 from mmclip_eval.report.words import percent, shorten
 
 TOP = 5

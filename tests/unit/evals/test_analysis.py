@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmclip_eval.analysis import similarity
+from mmclip_eval.analysis.confusions import category_of_class, confusion_matrix, worst_pairs
+from mmclip_eval.analysis.embedding_map import map_embeddings, map_gap, principal_components, spread_out
+from mmclip_eval.analysis.predictions import best_of_gallery, confident_mistakes, predict
+from mmclip_eval.analysis.sampling import draw
+from mmclip_eval.analysis.similarity import SimilarityCounts, count_similarities
 from mmclip_eval.groups import Groups, group_by_name
-from mmclip_eval.report import similarity
-from mmclip_eval.report.confusions import category_of_class, confusion_matrix, worst_pairs
-from mmclip_eval.report.embedding_map import map_embeddings, map_gap, principal_components, spread_out
-from mmclip_eval.report.predictions import best_of_gallery, confident_mistakes, predict
-from mmclip_eval.report.sampling import draw
-from mmclip_eval.report.similarity import SimilarityCounts, count_similarities
 
 
 def directions(rows: int, width: int = 16, seed: int = 0) -> torch.Tensor:
@@ -20,7 +20,7 @@ def directions(rows: int, width: int = 16, seed: int = 0) -> torch.Tensor:
 
 
 def test_predictions_are_those_of_the_whole_softmax(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmclip_eval.report.predictions.BLOCK", 50)  # several blocks of a few rows
+    monkeypatch.setattr("mmclip_eval.analysis.predictions.BLOCK", 50)  # several blocks of a few rows
     images, classes = directions(23), directions(11, seed=1)
     found = predict(images, classes, logit_scale=20.0, k=5)
     for row in range(23):
@@ -40,7 +40,7 @@ def test_predictions_of_few_classes_hold_all_of_them():
 
 
 def test_the_best_of_a_gallery_are_found_block_by_block(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmclip_eval.report.predictions.BLOCK", 60)
+    monkeypatch.setattr("mmclip_eval.analysis.predictions.BLOCK", 60)
     queries, gallery = directions(9), directions(31, seed=1)
     values, columns = best_of_gallery(queries, gallery, 6)
     every = queries.numpy() @ gallery.numpy().T
@@ -158,7 +158,7 @@ def blobs(per: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_clusters_are_the_clouds_and_bear_the_names_nearest_to_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmclip_eval.report.embedding_map.MOST_CLUSTERS", 3)
+    monkeypatch.setattr("mmclip_eval.analysis.embedding_map.MOST_CLUSTERS", 3)
     images, texts = blobs()
     found = map_embeddings(images, texts, ["cat", "dog", "猫 <b>"])
     assert found is not None

@@ -1,4 +1,4 @@
-"""`Evidence`: what one pass over an evaluation set saw, so that a report needs no second one."""
+"""`Evidence`: what one pass over an evaluation set saw, so that a report or a comparison needs no second one."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,6 @@ class Evidence:
     dataset: EvalDataset
     image_embed: Float[Tensor, "sample embed"]
     class_embed: Float[Tensor, "class embed"] | None
-    """Of the classes, each the mean over its templates; None where nothing is classified."""
+    """Of the classes, each the mean over its templates; None where they have no names or nothing is classified."""
     caption_embed: Float[Tensor, "caption embed"] | None
-    """None where nothing is retrieved."""
+    """None where there are no captions or nothing is retrieved."""

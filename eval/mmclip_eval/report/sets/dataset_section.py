@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mmclip_eval.analysis.confusions import Pair, worst_pairs
+from mmclip_eval.analysis.predictions import Predictions, confident_mistakes, predict
+from mmclip_eval.analysis.sampling import draw
 from mmclip_eval.captioned import Captioned
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.labelled import Labelled
-from mmclip_eval.report.confusions import Pair, worst_pairs
-from mmclip_eval.report.curves import Card
-from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.exhibits import Exhibit, Query, caption_queries, captions_for, class_queries, classified
-from mmclip_eval.report.geometry import clusters_of, drawn_confusion, drawn_geometry, drawn_maps, map_of
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.pictures import Album
-from mmclip_eval.report.predictions import Predictions, confident_mistakes, predict
-from mmclip_eval.report.sampling import draw
+from mmclip_eval.report.sets.exhibits import Exhibit, Query, caption_queries, captions_for, class_queries, classified
+from mmclip_eval.report.sets.geometry import clusters_of, drawn_confusion, drawn_geometry, drawn_maps, map_of
 from mmclip_eval.report.words import figure
 
 PICTURE_SIDE = 104

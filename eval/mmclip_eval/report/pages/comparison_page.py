@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmclip_data.shards.atomic import atomic_file
-from mmclip_eval.report.comparison_matrix import Cell, Matrix, SetRows, matrices
-from mmclip_eval.report.curves import Card
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.environment import environment, stylesheet
 from mmclip_eval.report.figures import Dot, Row, dots
+from mmclip_eval.report.scores.matrices import Cell, Matrix, SetRows, matrices
 from mmclip_eval.results.comparison import Section, compare
 from mmclip_eval.results.record import Record
 from mmclip_eval.results.result import recorded_versions

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmclip_eval.report.cards import STEP, Card, Drawn
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Line, Mark, Reference, twin_curve
-from mmclip_eval.report.history import History, Points
-from mmclip_eval.report.metric_words import words_of
-from mmclip_eval.report.view_curves import draw_features, draw_objectives, is_of_objective
+from mmclip_eval.report.scores.metric_words import words_of
+from mmclip_eval.report.training.drawn import STEP, Drawn
+from mmclip_eval.report.training.history import History, Points
+from mmclip_eval.report.training.view_curves import draw_features, draw_objectives, is_of_objective
 
 DRAWN_ALARMS = 8
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from mmclip_eval.analysis.confusions import MOST_NAMES, Pair, pairs_of
 from mmclip_eval.metrics.wilson import wilson_interval
-from mmclip_eval.report.confusions import MOST_NAMES, Pair, pairs_of
-from mmclip_eval.report.curves import Card
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Bar, Bin, Reference, Stage, bars, confusion, growth, histogram, reliability
 from mmclip_eval.report.words import percent
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from mmclip_eval.report.curves import Card, Chapter
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Dot, Line, Row, curve, dots
-from mmclip_eval.report.history import History
-from mmclip_eval.report.metric_words import words_of
+from mmclip_eval.report.scores.metric_words import words_of
+from mmclip_eval.report.training.curves import Chapter
+from mmclip_eval.report.training.history import History
 
 LABELS = "labels a class"
 

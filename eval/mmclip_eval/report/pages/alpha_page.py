@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmclip_data.shards.atomic import atomic_file
-from mmclip_eval.report.curves import Card
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.environment import environment, stylesheet
 from mmclip_eval.report.figures import Line, Mark, Reference, curve
 from mmclip_eval.results.alpha_curve import AlphaCurve, rows_of

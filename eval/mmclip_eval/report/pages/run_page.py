@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mmclip_data.shards.atomic import atomic_file
-from mmclip_eval.report.curves import Chapter, chapters
-from mmclip_eval.report.dataset_section import DatasetSection, Extent, dataset_section
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.report.environment import environment, stylesheet
-from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.finetuning import finetuning_chapters
-from mmclip_eval.report.history import History, read_history
-from mmclip_eval.report.overview import overview
-from mmclip_eval.report.scores import ScoredSet, gather_results, score_groups, scored_sets, track_end
-from mmclip_eval.report.subject import Subject
+from mmclip_eval.report.pages.overview import overview
+from mmclip_eval.report.pages.subject import Subject
+from mmclip_eval.report.scores.rows import ScoredSet, gather_results, score_groups, scored_sets, track_end
+from mmclip_eval.report.sets.dataset_section import DatasetSection, Extent, dataset_section
+from mmclip_eval.report.training.curves import Chapter, chapters
+from mmclip_eval.report.training.finetuning import finetuning_chapters
+from mmclip_eval.report.training.history import History, read_history
 from mmclip_eval.results.result import EvalResult, recorded_versions
 
 PAGE = Path("report") / "index.html"

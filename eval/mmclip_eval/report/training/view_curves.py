@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from mmclip_eval.report.cards import Card, Drawn
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Mark, Reference
-from mmclip_eval.report.history import History, Points
+from mmclip_eval.report.training.drawn import Drawn
+from mmclip_eval.report.training.history import History, Points
 
 KINDS = (
     (("loss",), "Losses of the objectives", "Each for itself, before its weight."),

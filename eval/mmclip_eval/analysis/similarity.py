@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmclip_eval.report.sampling import draw
+from mmclip_eval.analysis.sampling import draw
 
 BINS = 800
 DRAWN_BINS = 56

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmclip_eval.report.confusions import Pair
-from mmclip_eval.report.curves import Card
-from mmclip_eval.report.metric_words import words_of
-from mmclip_eval.report.task_drawings import drawn_tables
+from mmclip_eval.analysis.confusions import Pair
+from mmclip_eval.report.cards import Card
+from mmclip_eval.report.scores.metric_words import words_of
+from mmclip_eval.report.scores.task_drawings import drawn_tables
 from mmclip_eval.results.names import task_words
 from mmclip_eval.results.result import EvalResult, read_result
 from mmclip_eval.tasks.registry import TASKS

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmclip_eval.report.metric_words import words_of
+from mmclip_eval.report.scores.metric_words import words_of
 from mmclip_eval.results.comparison import metric_order, shown
 from mmclip_eval.results.foreign import MAIN_METRIC
 from mmclip_eval.results.names import task_words

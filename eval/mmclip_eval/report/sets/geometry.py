@@ -4,17 +4,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmclip_eval.analysis.confusions import confusion_matrix
+from mmclip_eval.analysis.embedding_map import EmbeddingMap, map_embeddings, map_gap, spread_out, umap_points
+from mmclip_eval.analysis.similarity import count_similarities
+from mmclip_eval.evidence import Evidence
 from mmclip_eval.groups import Groups
 from mmclip_eval.labelled import Labelled
 from mmclip_eval.metrics.bootstrap import accuracy_interval
-from mmclip_eval.report.confusions import confusion_matrix
-from mmclip_eval.report.curves import Card
-from mmclip_eval.report.embedding_map import EmbeddingMap, map_embeddings, map_gap, spread_out, umap_points
-from mmclip_eval.report.evidence import Evidence
-from mmclip_eval.report.exhibits import Hit, Query
+from mmclip_eval.report.cards import Card
 from mmclip_eval.report.figures import Bar, bars, confusion, gap_map, histogram, scatter
 from mmclip_eval.report.pictures import Album
-from mmclip_eval.report.similarity import count_similarities
+from mmclip_eval.report.sets.exhibits import Hit, Query
 from mmclip_eval.report.words import percent, shorten
 
 MOST_NAME = 40

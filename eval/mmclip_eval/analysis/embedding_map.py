@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmclip_eval.report.sampling import draw
+from mmclip_eval.analysis.sampling import draw
 
 MOST_POINTS = 1500
 MOST_CLUSTERS = 6

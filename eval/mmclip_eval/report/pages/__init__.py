@@ -1,0 +1,1 @@
+"""Whole pages, each written as one file that needs no network."""

@@ -1,0 +1,1 @@
+"""Chapters about how a run learned, from what its folder keeps."""
