@@ -1,5 +1,7 @@
 """The run files that come with mmclip."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmclip.errors import UserError
@@ -27,7 +29,21 @@ def run_file(word: str) -> Path:
         return packaged_config(f"{PRETRAIN}/{word}")
     if Path(word).exists():  # a folder, which its reader refuses in its own words
         return Path(word)
-    raise UserError(f"{word}: no such recipe: expected the path of a run file (.toml), or one of {', '.join(known)}")
+    raise UserError(
+        f"{word}: no such recipe{nearest(word, known)} expected the path of a run file (.toml), or one of "
+        f"{', '.join(known)}"
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The guess of a message: the recipe, or the run file that stands where the word points, that was probably meant."""
+    path = Path(word)
+    files = {file.name: str(file) for file in path.parent.glob("*.toml")}
+    if f"{path.name}.toml" in files:
+        return f": did you mean {files[f'{path.name}.toml']!r}?"
+    names = {name: name for name in known} | files
+    near = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.6)
+    return f": did you mean {names[near[0]]!r}?" if near else ":"
 
 
 def packaged_config(name: str) -> Path:
