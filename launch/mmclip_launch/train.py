@@ -73,6 +73,7 @@ from mmclip_launch.run.recipe.recipe_checks import warn_of_warmup
 from mmclip_launch.run.recipe.retained import RETAINED, compare_retained, guard, note_retained
 from mmclip_launch.run.recipe.robust import settle_between
 from mmclip_launch.run.records.alarms import ALARMS
+from mmclip_launch.run.records.bad_samples import told_of_bad_samples
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.ledger import LEDGER, QUARANTINE, SKIPPED, STREAMED, append_lines, truncate_lines
 from mmclip_launch.run.records.trackers import build_writers
@@ -165,6 +166,8 @@ def run_to_end(config: RunConfig, resume: bool, fork: Path | None, stop: StopReq
         if is_main and config.interpolation.alphas:
             best = hooks.choosing.best_folder or checkpoint_folder(folder, progress.step)
             settle_between(config, best, datasets, screen)
+        if bad := told_of_bad_samples(folder):
+            screen.warn(f"bad samples, in whose place others were taken: {bad}")
         accelerator.wait_for_everyone()  # the end of the run is evaluated by all, who must find it
         done, forgot = None, None
         if config.measured_sets or config.evaluation.report:

@@ -24,11 +24,13 @@ from mmclip.training.progress import Progress
 from mmclip.training.resolution import Part
 from mmclip.training.step import TrainStep
 from mmclip_data.loading.build import Loader
+from mmclip_data.loading.census import most_bad
 from mmclip_data.loading.loader import DataConfig
 from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.choosing import Choosing
 from mmclip_launch.run.records.alarms import ALARMS, Expected, Monitor
+from mmclip_launch.run.records.bad_samples import told_of_bad_samples
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
 from mmclip_launch.run.records.made_with import made_with
@@ -325,12 +327,12 @@ class RunHooks:
             self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
 
     def _check_budget(self, progress: Progress) -> None:
-        allowed = self.config.data.max_bad_fraction * progress.samples_seen
-        # A handful is always allowed: one bad sample in the first batch says nothing about the share.
-        if self.bad_samples > max(10.0, allowed):
+        share = self.config.data.max_bad_fraction
+        if self.bad_samples > most_bad(share, progress.samples_seen):
             raise UserError(
                 f"{self.bad_samples} of {progress.samples_seen} samples were bad, more than data.max_bad_fraction="
-                f"{self.config.data.max_bad_fraction} allows; each is named in {self.folder / QUARANTINE}*"
+                f"{share} allows: {told_of_bad_samples(self.folder)}. Mend them or take them out (`mmclip shards check "
+                "--decode` names them all), or allow more"
             )
 
     def _quarantine(self, progress: Progress, batch: ImageTextBatch) -> None:
