@@ -30,7 +30,7 @@ from mmclip_launch.mirror.sender import Mirror
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.choosing import Choosing
 from mmclip_launch.run.records.alarms import ALARMS, Expected, Monitor
-from mmclip_launch.run.records.bad_samples import told_of_bad_samples
+from mmclip_launch.run.records.bad_samples import count_bad_samples, told_of_bad_samples
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.ledger import HASH_SPACE, LEDGER, QUARANTINE, hash_of_ids
 from mmclip_launch.run.records.made_with import made_with
@@ -116,7 +116,7 @@ class RunHooks:
         self.choosing = Choosing(config.early_stopping, self.folder, accelerator, journal.append)
         # What decides when the run ends must be asked now and then.
         self.evaluate_every = config.evaluation.every_steps or (tenth if self.choosing.set_name else None)
-        self.bad_samples = 0
+        self.bad_samples = self._bad_before()
         rank, ranks = accelerator.process_index, accelerator.num_processes
         # Every rank speaks of its own samples.
         max_skipped = config.optimizer.max_skipped_steps
@@ -325,6 +325,13 @@ class RunHooks:
         for alarm in self.monitor.read(progress, metrics):
             self.journal.append(self.folder / ALARMS, [asdict(alarm)])
             self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
+
+    def _bad_before(self) -> int:
+        """Bad samples of all ranks up to the checkpoint that the run goes on from, as the first rank finds them: it has cut
+        the files back to there."""
+        count = count_bad_samples(self.folder) if self.accelerator.is_main_process else 0
+        ((total,),) = self._sum_over_ranks(torch.tensor([[count]]))
+        return int(total)
 
     def _check_budget(self, progress: Progress) -> None:
         share = self.config.data.max_bad_fraction

@@ -1,6 +1,7 @@
 """A run over shards with rotten samples: each is replaced, counted and named, and too many end the run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,20 @@ def test_a_run_tells_at_its_start_and_its_end_what_it_could_not_use(tmp_path: Pa
     end = next(line for line in told if "bad samples" in line)
     assert "no caption in txt (2, such as train/part-0.tar/" in end
     assert f"(1, such as train/part-0.tar/9); each is named in {folder}/quarantine.jsonl" in end
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path):
+    make_halves(tmp_path / "shards", 64, {"3": "txt", "9": "webp", "20": "txt"})
+    text = RUN.format(folder=tmp_path, workers=0, more="").replace("epochs = 1", "steps = 4")
+    (tmp_path / "run.toml").write_text(text + "[checkpoint]\nevery_steps = 2\n")
+    config = load_run_config(tmp_path / "run.toml", ["--log_every_steps", "1", "--evaluation.report", "False"])
+    folder = train(config)
+    counts = [json.loads(line)["train/bad_samples"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert counts[-1] == 6, "three in each of two epochs"
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    train(config, resume=True)
+    again = [json.loads(line)["train/bad_samples"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert again == counts, "the budget and the report count the whole run, not what came since its last start"
 
 
 def test_a_share_of_none_allows_none(tmp_path: Path):

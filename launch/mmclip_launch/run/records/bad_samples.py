@@ -25,6 +25,11 @@ def told_of_bad_samples(folder: Path) -> str | None:
     return f"{said}{more}; each is named in {folder / QUARANTINE}*"
 
 
+def count_bad_samples(folder: Path) -> int:
+    """How many the quarantine of all ranks names."""
+    return sum(1 for _ in _entries(folder))
+
+
 def _entries(folder: Path) -> Iterator[tuple[str, str]]:
     """Reason and identity of each; a line that a kill has cut is none."""
     for path in sorted(folder.glob(f"{QUARANTINE}*")):
