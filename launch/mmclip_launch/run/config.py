@@ -33,6 +33,7 @@ from mmclip_launch.flags import parse_config
 from mmclip_launch.mirror.config import MirrorConfig
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.hangs.watchdog_config import WatchdogConfig
+from mmclip_launch.run.home import at_home
 from mmclip_launch.run.profile import ProfileConfig
 from mmclip_launch.run.recipe.chosen import dev_set
 from mmclip_launch.run.recipe.head_config import HeadConfig
@@ -190,7 +191,7 @@ def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmcli
     table = read_toml(path)
     remaining = _choose_union_members(table, list(flags))
     config = from_table(RunConfig, table, str(path))
-    return _with_suite(_apply_flags(config, remaining, program) if remaining else config)
+    return _with_suite(at_home(_apply_flags(config, remaining, program) if remaining else config))
 
 
 def _with_suite(config: RunConfig) -> RunConfig:

@@ -327,8 +327,7 @@ class RunHooks:
             self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
 
     def _bad_before(self) -> int:
-        """Bad samples of all ranks up to the checkpoint that the run goes on from, as the first rank finds them: it has cut
-        the files back to there."""
+        """Bad samples of all ranks before this start; the first rank has cut the files back to the checkpoint."""
         count = count_bad_samples(self.folder) if self.accelerator.is_main_process else 0
         ((total,),) = self._sum_over_ranks(torch.tensor([[count]]))
         return int(total)
