@@ -117,3 +117,7 @@ def dispatch(arguments: Sequence[str]) -> None:
         raise UserError(
             f"unknown verb {first!r}; {did_you_mean(first, VERBS, after=' ')}expected one of {', '.join(VERBS)}"
         )
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmclip.errors import UserError
 from mmclip_launch.low_label import low_label_curve, read_draws
 from mmclip_launch.run.config import RunConfig, load_run_config
-from mmclip_launch.run.config_files import packaged_config, recipes
+from mmclip_launch.run.config_files import meant, packaged_config, recipes
 from mmclip_launch.run.peers import rank
 from mmclip_launch.run.recipe.recipe_checks import refuse_lost_runs
 from mmclip_launch.screen import Screen
@@ -95,7 +95,10 @@ def packaged_recipe(name: str) -> Path:
     """
     names = recipe_names()
     if name not in names:
-        raise UserError(f"no recipe {name!r}: expected the path of a recipe (.toml), or one of {', '.join(names)}")
+        guess = meant(name, names)
+        raise UserError(
+            f"no recipe {name!r}{guess} expected the path of a recipe (.toml), or one of {', '.join(names)}"
+        )
     return packaged_config(f"finetune/{name}")
 
 

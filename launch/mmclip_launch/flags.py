@@ -16,6 +16,8 @@ KINDS = {
     "could not convert string to float": "a number",
     "invalid literal for int() with base 10": "a whole number",
 }
+FAULT = re.compile(r"(?:^s? for \S+|For further information visit \S+) (.*?) \[type=")
+"""What pydantic says of each fault, between the heading or the fault before it and its own type."""
 SAYS_WRONG_TYPE = re.compile(rf"({'|'.join(map(re.escape, KINDS))}): (.*)$")
 
 
@@ -72,7 +74,7 @@ def _reasons(box: str, program: str) -> list[str]:
     # Below the heading stand parts between rulers: the reason, wrapped at 80 columns, then what may have been meant.
     parted = "\n".join("\n" if re.fullmatch(r"[─-]+", line) else line for line in lines).strip()
     text, *rest = [" ".join(part.split()) for part in parted.split("\n\n") if part.strip()]
-    faults = re.findall(r"(?:Value error, )?(\S[^[]*?) \[type=", text.partition("validation error")[2])
+    faults = FAULT.findall(text.partition("validation error")[2])
     if faults:
         return [fault.partition("Value error, ")[2] or fault for fault in faults]
     if text.startswith("Unrecognized options: "):

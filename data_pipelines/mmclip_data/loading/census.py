@@ -35,7 +35,7 @@ def refuse_unusable(opened: Opened, max_bad_fraction: float) -> list[str]:
     parts = opened.source.parts if isinstance(opened.source, Mixture) else (opened,)
     for part in parts:
         if isinstance(part.source, IndexedTars):
-            _count_members(part.source, part.captions, max_bad_fraction)
+            odd += _count_members(part.source, part.captions, max_bad_fraction)
             odd += lost_before(
                 [(str(tar), index) for tar, index in zip(part.source.tars, part.source.indexes, strict=True)]
             )
@@ -64,7 +64,15 @@ def refuse_small(opened: Opened, order: Order, global_batch_size: int) -> None:
             )
 
 
-def _count_members(source: IndexedTars, captions: Sequence[str], max_bad_fraction: float) -> None:
+def most_bad(share: float, samples: int) -> float:
+    """How many of `samples` may be bad: ten are always allowed, since one in the first batch says nothing of the share.
+
+    Only a share of 0 means none.
+    """
+    return max(10.0, share * samples) if share else 0.0
+
+
+def _count_members(source: IndexedTars, captions: Sequence[str], max_bad_fraction: float) -> list[str]:
     fields = sorted(members_of(captions))
     indexes = [source.indexes[number] for number in spread(len(source.tars), SHARDS_COUNTED)]
     members: Counter[str] = Counter()
@@ -77,9 +85,11 @@ def _count_members(source: IndexedTars, captions: Sequence[str], max_bad_fractio
         pictures += index.num_samples - len(no_picture)
         usable += index.num_samples - len(np.union1d(no_picture, no_caption))
     lost = total - usable
-    if usable and lost <= max(10, max_bad_fraction * total):
-        return
     where = f"{len(indexes)} of {len(source.tars)} shards"
+    if usable and lost <= most_bad(max_bad_fraction, total):
+        wanted = " or ".join(("no picture", *(["none of " + ", ".join(fields)] if fields else [])))
+        told = f"{lost:,} of {total:,} samples in {where} have {wanted}: at its turn, another takes the place of each"
+        return [f"{told}; `mmclip shards check` names them"] if lost else []
     wanted = ", ".join(f"{members[field]:,} a member {field}" for field in fields)
     keys = _keys_of_json(source) if fields and members["json"] else ""
     raise UserError(

@@ -85,7 +85,8 @@ class DataConfig:
     restarts: int = 3
     """How often the loader processes of a rank are started again when one was killed; the samples stay the same."""
     max_bad_fraction: float = 0.01
-    """Share of bad samples above which the run stops; below, each is replaced, counted and named."""
+    """Share of bad samples above which the run stops; below, each is replaced, counted and named. Ten are always allowed,
+    but for a share of 0."""
 
     @property
     def caption_fields(self) -> tuple[str, ...] | None:

@@ -101,7 +101,7 @@ class IndexedTars:
             if not set(index.extensions) & set(IMAGE_EXTENSIONS):
                 raise UserError(
                     f"shard {tar} holds no picture: expected members {', '.join(IMAGE_EXTENSIONS)}, "
-                    f"got {', '.join(index.extensions)}; convert the pictures, such as by `mmclip shards make folder`"
+                    f"got {', '.join(index.extensions)}; {_mend(index.extensions)}"
                 )
         self._readers = [
             ShardReader(tar, index) if isinstance(tar, Path) else RemoteReader(tar, index, self.extensions)
@@ -218,3 +218,14 @@ def picture_of(sample: dict[str, Any]) -> bytes:
             return sample[extension]
     members = ", ".join(name for name in sample if not name.startswith("__")) or "nothing that this run reads"
     raise BadSampleError(f"no picture: expected a member {' or '.join(IMAGE_EXTENSIONS)}, got {members}")
+
+
+def _mend(extensions: Sequence[str]) -> str:
+    """How a shard without pictures comes to have them."""
+    dotted = next((name for name in extensions if "." in name and name.rpartition(".")[2] in IMAGE_EXTENSIONS), None)
+    if dotted:
+        return (
+            f"WebDataset ends a key at the first dot of the file name, so that the rest of NAME.{dotted} is its extension: "
+            "rename the members so that file names hold no other dot"
+        )
+    return "convert the pictures, such as by `mmclip shards make folder`"

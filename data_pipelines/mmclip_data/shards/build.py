@@ -58,7 +58,8 @@ class IndexBuilder:
             lost = f"; {salvage.num_quarantined} samples are not whole" if salvage else ""
             raise UserError(
                 f"shard {self.shard}: no sample in it{lost}; {self._num_ignored} members "
-                f"without key and extension{self._names()}"
+                f"without key and extension{self._names()}; expected members such as 0001.jpg and 0001.txt: leave this "
+                "shard out (a folder or a pattern takes every .tar that is there: move or remove it), or write it again"
             )
         self._refuse_merged()
         extensions = sorted(self.extensions)

@@ -1,7 +1,9 @@
 """Turns what a person writes for "these shards" into a list of files, and says so when nothing is there."""
 
 import glob
+import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,15 @@ from mmclip.near import nearest
 
 MAX_EXPANSIONS = 1_000_000
 EMBEDDED = "embedded:"
+VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+COMPRESSED = {
+    ".tar.gz": "gunzip *.tar.gz",
+    ".tgz": "gunzip *.tgz",
+    ".tar.zst": "zstd -d --rm *.tar.zst",
+    ".tar.bz2": "bunzip2 *.tar.bz2",
+    ".tar.xz": "unxz *.tar.xz",
+}
+"""What makes plain tars of compressed ones."""
 RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 
@@ -22,7 +33,8 @@ def expand_shards(spec: str | Sequence[str]) -> list[Path]:
 
     A part is a file, a folder (its `*.tar`), a pattern with `*`, `?`, `[...]` and brace ranges such as `{000..127}`,
     or one of these after `embedded:` for data that comes with mmclip. Parts are joined by `::` or given as a list.
-    Environment variables and `~` are left alone.
+    A `~` at the beginning of a part is the user's folder, since no shell expands one in a file or between the quotes that
+    braces need; environment variables are left alone.
 
     Raises:
         UserError: a part matches nothing, a shard of a brace range is missing, a shard is named twice,
@@ -60,7 +72,21 @@ def _expand_part(part: str) -> list[Path]:
             f"shards={part.partition('?')[0]!r}: URLs are not read here, only where a run trains and by `mmclip shards "
             "index`; copy the shards to a folder and name that"
         )
-    return _expand_below(Path(), part, part)
+    return _expand_below(Path(), home(part), part)
+
+
+def home(path: str) -> str:
+    """`path` with the user's folder for a `~` that it begins with, as a shell would have it.
+
+    Raises:
+        UserError: it begins with `~NAME`, and there is no such user.
+    """
+    if not path.startswith("~") or Path(path).exists():
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: no user {path[1:].partition('/')[0]!r} on this machine: write the whole path")
+    return expanded
 
 
 def _expand_below(root: Path, pattern: str, part: str) -> list[Path]:
@@ -77,7 +103,7 @@ def _expand_below(root: Path, pattern: str, part: str) -> list[Path]:
         if missing[0].is_dir():
             raise UserError(f"shards={part!r}: {_without_tars(missing[0])}")
         count = "" if len(missing) == 1 else f" and {len(missing) - 1} more"
-        raise UserError(f"shards={part!r}: nothing at {missing[0]}{count}; {_beside(missing[0])}")
+        raise UserError(f"shards={part!r}: nothing at {missing[0]}{count}; {_unset(pattern)}{_beside(missing[0])}")
     return shards
 
 
@@ -127,8 +153,19 @@ def _without_tars(folder: Path) -> str:
     if inside:
         return f"no .tar in {folder} itself, but in {', '.join(f'{name}/' for name in inside[:5])}: name one of those"
     names = ", ".join(entry.name for entry in entries[:4]) + (", ..." if len(entries) > 4 else "")
-    how = "; `mmclip shards make --help` tells how to make shards of it" if entries else ""
-    return f"no .tar in the folder {folder}: it holds {names or 'nothing'}{how}"
+    compressed = next(
+        (command for entry in entries for end, command in COMPRESSED.items() if entry.name.endswith(end)), None
+    )
+    how = "`mmclip shards make --help` tells how to make shards of it"
+    if compressed:
+        how = f"members can be reached in plain tars only: `cd {shlex.quote(str(folder))} && {compressed}` unpacks them to .tar"
+    return f"no .tar in the folder {folder}: it holds {f'{names}; {how}' if entries else 'nothing'}"
+
+
+def _unset(pattern: str) -> str:
+    """What to say of `$NAME` in a path that is not there."""
+    name = VARIABLE.search(pattern)
+    return f"{name[0]} is not replaced by what the environment holds: write the path out; " if name else ""
 
 
 def _beside(path: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmclip.errors import UserError
-from mmclip_launch.import_flags.command import Command, read_command, read_words
+from mmclip_launch.import_flags.command import EXAMPLE, Command, read_command, read_words
 from mmclip_launch.import_flags.data import data, evaluation_sets
 from mmclip_launch.import_flags.draft import Draft, as_given, render
 from mmclip_launch.import_flags.flags import OPEN_CLIP, flags, parse
@@ -32,7 +32,7 @@ USAGE = f"""usage: mmclip import-flags [--output FILE] [--processes N] COMMAND
 
 Prints a run file for a command line of open_clip's trainer (flags of open_clip {OPEN_CLIP}).
 
-COMMAND       one quoted text, or several words, or - to read it from standard input (a batch script will do)
+COMMAND       one quoted text, or several words, or the file of a batch script, or - to read it from standard input
 --output      write the file there, instead of printing it
 --processes   processes of the run, where the command does not say"""
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--processes {processes}: expected a whole number above 0")
     if not words:
         raise UserError(f"no command\n{USAGE}")
-    text = sys.stdin.read() if words == ["-"] else words[0] if len(words) == 1 else None
+    text = _text(words[0]) if len(words) == 1 else None
     command = read_words(words) if text is None else read_command(text)
     if processes is not None:
         command = replace(command, processes=int(processes))
@@ -67,6 +67,22 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--output {output}: the file exists; give another name, or remove it")
     Path(output).write_text(content, encoding="utf-8")
     print(f"written: {output}", file=sys.stderr)
+
+
+def _text(word: str) -> str:
+    """What the one word of a command line means: standard input, a script that is there, or the command itself.
+
+    Raises:
+        UserError: it looks like a script, and there is none.
+    """
+    if word == "-":
+        return sys.stdin.read()
+    if len(word.split()) != 1 or word.startswith("-"):
+        return word
+    script = Path(word)
+    if script.is_file():
+        return script.read_text(errors="replace")
+    raise UserError(f"{word}: no such file: expected a script, or a command in quotes such as {EXAMPLE}")
 
 
 def translate(command: Command) -> Draft:

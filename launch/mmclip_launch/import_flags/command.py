@@ -12,6 +12,7 @@ from mmclip.errors import UserError
 
 MODULES = {"open_clip_train.main", "open_clip_train", "training.main", "src.training.main", "src.open_clip_train.main"}
 SCRIPT = re.compile(r"(^|/)(training|open_clip_train)/main\.py$|^(\./)?main\.py$")
+ANY_MAIN = re.compile(r"(^|/)main\.py$")
 ENDS = re.compile(r"^[;&|<>()]+$")
 STREAM = re.compile(r"(?<=\s)[012](?=>)")  # the number in `2>&1` is no word
 CONTINUED = re.compile(r"\\[ \t]*\r?\n")  # a blank behind the backslash, as copied from a page, means the same
@@ -87,7 +88,9 @@ def _parts(words: list[str]) -> list[list[str]]:
 
 def _command(words: list[str], batch: list[str]) -> Command | None:
     for place, word in enumerate(words):
-        if (word == "-m" and words[place + 1 : place + 2] and words[place + 1] in MODULES) or SCRIPT.search(word):
+        is_moved = ANY_MAIN.search(word) and any(flag.startswith("--train-data") for flag in words[place + 1 :])
+        is_module = word == "-m" and words[place + 1 : place + 2] and words[place + 1] in MODULES
+        if is_module or SCRIPT.search(word) or is_moved:
             launcher = words[:place]
             flags = words[place + 2 :] if word == "-m" else words[place + 1 :]
             return Command(tuple(flags), _processes(launcher, batch), " ".join(launcher))

@@ -70,11 +70,11 @@ def _kind(draft: Draft, path: str | None, kind: str) -> str:
 
 def _tars(draft: Draft, path: str) -> None:
     draft.put("data.source.shards", path, draft.said("train-data"))
-    if "pipe:" in path or "://" in path:
+    if "pipe:" in path:
         draft.refuse(
             "train-data",
-            "mmclip reads files, and no pipe, since it would run a shell: copy the shards to a folder (aws s3 sync), "
-            "and name them",
+            "mmclip reads no pipe, since it would run a shell: name the shards themselves (s3://, gs://, https:// are read), "
+            "or copy them to a folder",
         )
     draft.before.append(f"mmclip shards index {shlex.quote(path)}")
 

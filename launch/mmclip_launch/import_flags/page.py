@@ -24,7 +24,7 @@ It reads `python -m open_clip_train.main`, `torchrun`, `torch.distributed.launch
 - What changes results and has no place in mmclip yet opens the file under `# NOT carried over:` and stands on the error
   output; the exit code is 0.
 - Where mmclip would train something else without a flag, there is no file, and the exit code is 2: distillation, CoCa,
-  other optimizers than AdamW, weighted sources, `pipe:` and URLs, ImageNet weights for the image tower, text towers that
+  other optimizers than AdamW, weighted sources, `pipe:`, ImageNet weights for the image tower, text towers that
   start from Hugging Face's weights, `--force-custom-text` and `--force-quick-gelu` together with released weights.
 - `--resume FILE` of a training checkpoint goes on with its moments, its steps and its learning rate (`resume_open_clip`);
   of bare weights it starts a new run from them, as there.

@@ -14,6 +14,7 @@ from mmclip.config import config
 from mmclip_launch.flags import parse_config
 from mmclip_launch.run.conflicts import refuse_conflicts
 from mmclip_launch.run.fields import EvaluationConfig, RunFields
+from mmclip_launch.run.home import at_home
 from mmclip_launch.run.recipe.retained_config import RetainedConfig
 from mmclip_launch.run.scoring.suite_files import read_suite, suite_path
 from mmclip_launch.run.tables import from_table, read_toml, union_paths
@@ -68,7 +69,7 @@ def load_run_config(path: Path, flags: Sequence[str] = (), program: str = "mmcli
     table = read_toml(path)
     remaining = _choose_union_members(table, list(flags))
     config = from_table(RunConfig, table, str(path))
-    return _with_suite(_apply_flags(config, remaining, program) if remaining else config)
+    return _with_suite(at_home(_apply_flags(config, remaining, program) if remaining else config))
 
 
 def _with_suite(config: RunConfig) -> RunConfig:

@@ -1,8 +1,10 @@
 """The run files that come with mmclip."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmclip.errors import UserError
+from mmclip.near import did_you_mean
 
 PRETRAIN = "pretrain"
 """The folder of recipes for training from nothing."""
@@ -27,7 +29,17 @@ def run_file(word: str) -> Path:
         return packaged_config(f"{PRETRAIN}/{word}")
     if Path(word).exists():  # a folder, which its reader refuses in its own words
         return Path(word)
-    raise UserError(f"{word}: no such recipe: expected the path of a run file (.toml), or one of {', '.join(known)}")
+    raise UserError(
+        f"{word}: no such recipe{meant(word, known)} expected the path of a run file (.toml), or one of "
+        f"{', '.join(known)}"
+    )
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The guess of a message: the run file that stands where the word points, or the recipe, that was probably meant."""
+    path = Path(word)
+    files = [str(file) for file in path.parent.glob("*.toml")]
+    return did_you_mean(word, files, before=": ") or did_you_mean(path.name.lower(), known, before=": ") or ":"
 
 
 def packaged_config(name: str) -> Path:

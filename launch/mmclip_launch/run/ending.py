@@ -15,6 +15,7 @@ from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.recipe.choosing import Choosing
 from mmclip_launch.run.recipe.retained import compare_retained, guard
 from mmclip_launch.run.recipe.robust import settle_between
+from mmclip_launch.run.records.bad_samples import told_of_bad_samples
 from mmclip_launch.run.scoring.drawing import Pass, draw_or_warn
 from mmclip_launch.run.scoring.in_training import scores
 from mmclip_launch.run.surroundings import Surroundings
@@ -32,13 +33,15 @@ class Judged:
 def settle_result(
     config: RunConfig, progress: Progress, choosing: Choosing, datasets: Sequence[OpenedDataset], screen: Screen
 ) -> None:
-    """Say which step is the run's result, and put weights between start and end in its place where that is asked for."""
+    """Say which step is the run's result and what was not readable; put weights between start and end in its place if asked."""
     folder = Path(config.output)
     if config.early_stopping.metric is not None:
         screen.say(f"the run ends at step {progress.step:,}, and its result is: {choosing.told}")
     if config.interpolation.alphas:
         best = choosing.best_folder or checkpoint_folder(folder, progress.step)
         settle_between(config, best, datasets, screen)
+    if bad := told_of_bad_samples(folder):
+        screen.warn(f"bad samples, in whose place others were taken: {bad}")
 
 
 def judge(

@@ -194,3 +194,13 @@ def test_repack_enlarges_no_picture_that_gets_another_format(tmp_path: Path) -> 
             list(zip(*(index.columns[f"sample_{side}"].tolist() for side in ("width", "height")), strict=True))
             == expected
         )
+
+
+def test_an_empty_shard_and_dotted_names_are_told_with_their_mending(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(bytes(10240))
+    with pytest.raises(UserError, match=r"no sample in it; 0 members .*leave this shard out \(a folder .*remove it\)"):
+        build_index(tmp_path / "0.tar")
+    with ShardWriter(tmp_path / "dots", "0.tar", samples_per_shard=None) as writer:
+        writer.add("cat", {"v1.jpg": JPEG, "v1.txt": b"a cat"})
+    with pytest.raises(UserError, match=r"holds no picture.*the rest of NAME\.v1\.jpg is its extension: rename"):
+        open_source(IndexedTarsConfig(shards=str(tmp_path / "dots")), None)

@@ -1,5 +1,6 @@
 """What a person may write for "these shards"."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,31 @@ def test_a_folder_that_holds_other_things_says_which(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="it holds nothing$"):
         expand_shards(str(tmp_path / "none"))
+
+
+def test_a_tilde_is_the_users_folder_also_where_no_shell_expands_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    name = folder.name
+    assert expand_shards(f"~/{name}") == expand_shards(str(folder))
+    with pytest.raises(UserError, match=rf"shards='~/nowhere': nothing at {folder.parent}/nowhere"):
+        expand_shards("~/nowhere")
+    with pytest.raises(UserError, match="~nobody-of-that-name/x: no user 'nobody-of-that-name' on this machine"):
+        expand_shards("~nobody-of-that-name/x")
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
+    Path("~").mkdir()
+    (Path("~") / "0.tar").touch()
+    assert expand_shards("~/0.tar") == [Path("~/0.tar")], "what stands there is meant"
+
+
+@pytest.mark.parametrize("name", ["$DATA", "${DATA}"])
+def test_a_variable_that_nobody_replaced_is_told(name: str) -> None:
+    with pytest.raises(UserError, match=rf"nothing at {re.escape(name)}/x; {re.escape(name)} is not replaced by what"):
+        expand_shards(f"{name}/x")
+
+
+def test_compressed_tars_are_told_with_what_unpacks_them(tmp_path: Path) -> None:
+    (tmp_path / "0.tar.gz").touch()
+    with pytest.raises(UserError, match=r"it holds 0.tar.gz; .*plain tars only: `cd \S+ && gunzip \*.tar.gz` unpacks"):
+        expand_shards(str(tmp_path))

@@ -80,6 +80,9 @@ def test_each_flaw_of_a_sample_is_named_by_its_key(tmp_path: Path, name: str) ->
     assert flaws(report)[kind] == (effect, (name,))
     lost = {found for finding in report.findings if finding.effect == "lost" for found, _ in finding.names}
     assert lost == {name}
+    assert sum(finding.count for finding in report.findings if finding.effect == "lost") == 1, (
+        "once, by headers or bytes"
+    )
     assert report.loses
 
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmclip.errors import UserError
 from mmclip_launch.cli import VERBS, dispatch, run_verb
+from mmclip_launch.run.config import load_run_config
+from mmclip_launch.run.config_files import packaged_config
 
 BIN = Path(sys.executable).parent
 HEAVY = ("torch", "open_clip", "transformers", "numpy", "pydantic", "tyro")
@@ -34,6 +37,30 @@ def test_unknown_verb_names_the_nearest():
     done = mmclip("trian")
     assert done.returncode == 2
     assert "did you mean 'train'?" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["mmclip_launch", "mmclip_launch.cli"])
+def test_the_modules_are_the_command_too(module: str):
+    done = subprocess.run([sys.executable, "-m", module, "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, "it did nothing, and said that all went well"
+    assert "did you mean 'train'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--length.epochs None --length.steps 0",
+            "length.steps=0: expected at least 1, since nothing is fitted before the first step ([head] is)",
+        ),
+        ("--head.start probe", "[head] is for objective 'classify', and this is 'clip': remove one of them"),
+        ("--seed -1", "seed=-1: expected an integer from 0 to 2**63 - 1"),
+    ],
+)
+def test_what_is_wrong_with_a_flag_is_told_whole_brackets_and_all(flags: str, message: str):
+    with pytest.raises(UserError) as caught:
+        load_run_config(packaged_config("tiny-vit"), flags.split())
+    assert str(caught.value) == f"flags: {message}"
 
 
 def test_no_verb_is_a_mistake_that_shows_the_verbs():

@@ -243,6 +243,7 @@ PROCESSES = {
     "srun -N4 torchrun --nproc_per_node 8 -m open_clip_train.main": 32,
     "srun -N 2 torchrun --nnodes $SLURM_NNODES --nproc_per_node 8 -m open_clip_train.main": 16,
     "srun python main.py": None,
+    "torchrun --nproc_per_node 2 src/main.py": 2,
     "accelerate launch --num_processes 3 -m open_clip_train.main": 3,
     "mpirun -np 5 python -m open_clip_train.main": 5,
     "": None,
@@ -275,12 +276,12 @@ def test_what_would_train_something_else_is_refused():
     others = {
         "--distill-model ViT-L-14 --distill-pretrained openai": "--distill-model",
         "--opt timm/lion": "--opt timm/lion: AdamW",
-        "--train-data-upsampling-factors 1::2": "does not weight sources",
+        "--train-data-upsampling-factors 1::2": "weights are those of a `mixture`",
         "--pretrained openai --force-custom-text": "weights bring their own architecture",
         "--force-image-size 64 32": "square pictures",
         "--pretrained-image": "--pretrained-image",
         "--model hf-hub:org/name": "local-dir:FOLDER",
-        "--train-data s3://bucket/{0..9}.tar": "copy the shards",
+        "--train-data 'pipe:aws s3 cp s3://bucket/{0..9}.tar -'": "name the shards themselves (s3://",
         "--dataset-type auto --train-data folder/x": "cannot tell its type",
     }
     for flag, message in others.items():
@@ -366,6 +367,20 @@ def test_output_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     main(shlex.split(WDS))  # several words
     assert tomllib.loads(capsys.readouterr().out)["data"]["source"]["shards"] == "d/{0..9}.tar"
     assert run_verb(main, ["--processes", "0", WDS]) == 2
+
+
+def test_shards_on_a_store_are_carried_over_as_they_are():
+    text = text_of(f"{WDS} --train-data s3://bucket/{{0..9}}.tar")
+    assert tomllib.loads(text)["data"]["source"]["shards"] == "s3://bucket/{0..9}.tar"
+    assert "mmclip shards index 's3://bucket/{0..9}.tar'" in text
+
+
+def test_the_file_of_a_script_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "train.sh").write_text(f"#!/bin/bash\nset -e\n{WDS}\n")
+    main([str(tmp_path / "train.sh")])
+    assert tomllib.loads(capsys.readouterr().out)["data"]["source"]["shards"] == "d/{0..9}.tar"
+    with pytest.raises(UserError, match=r"gone.sh: no such file: expected a script, or a command in quotes"):
+        main([str(tmp_path / "gone.sh")])
 
 
 def test_the_page_is_made_of_the_same_data():

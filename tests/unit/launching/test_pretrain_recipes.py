@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from mmclip.errors import UserError
+from mmclip_launch.finetune import packaged_recipe
 from mmclip_launch.run.beginning.assembly import assemble
 from mmclip_launch.run.beginning.processes import build_accelerator
 from mmclip_launch.run.config import load_run_config
@@ -62,12 +64,33 @@ def test_there_is_a_recipe_for_each_of_the_issue_and_each_has_a_line_about_it():
 
 
 def test_a_wrong_name_lists_the_recipes_and_a_path_stays_a_path(tmp_path: Path):
-    with pytest.raises(UserError, match="no such recipe: .*clip-queue, dino"):
-        run_file("slipp")
+    with pytest.raises(UserError, match="no such recipe: expected .*clip-queue, dino"):
+        run_file("imagenet")
     with pytest.raises(UserError, match="expected a run file.*clip-queue"):
         main([])
     assert run_file("some/run.toml") == Path("some/run.toml")
     assert run_file("slip").name == "slip.toml"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("slpi", "slip"),
+        ("SLIP", "slip"),
+        ("pretrain/simcl", "simclr"),
+        ("mine", "mine.toml"),
+        ("mine.tmol", "mine.toml"),
+    ],
+)
+def test_a_misspelt_recipe_or_run_file_names_the_nearest(
+    word: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "mine.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^{re.escape(word)}: no such recipe: did you mean '{meant}'\? expected"):
+        run_file(word)
+    with pytest.raises(UserError, match=r"^no recipe 'contrastve': did you mean 'contrastive'\? expected"):
+        packaged_recipe("contrastve")
 
 
 def test_an_objective_that_comes_late_costs_for_its_share_of_the_run(tmp_path: Path):

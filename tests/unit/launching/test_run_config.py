@@ -4,7 +4,8 @@ import pytest
 
 from mmclip.errors import UserError
 from mmclip.objectives import SiglipConfig
-from mmclip_data.loading.sources import SyntheticConfig
+from mmclip_data.loading.sources import IndexedTarsConfig, SyntheticConfig
+from mmclip_launch.run.beginning.preflight import refuse_unwritable
 from mmclip_launch.run.config import RunConfig, load_run_config, option_names
 from mmclip_launch.run.tables import to_toml
 
@@ -112,3 +113,26 @@ def test_options_are_the_recorded_ones():
     words = help_text.replace("│", " ").split()
     options = sorted({word.rstrip(",]").lstrip("[") for word in words if word.lstrip("[").startswith("--")})
     assert "\n".join(options) + "\n" == OPTIONS.read_text()
+
+
+def test_a_tilde_in_a_run_file_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "run.toml").write_text(
+        'output = "~/runs/x"\nglobal_batch_size = 8\nlength = { steps = 1 }\n'
+        '[data]\nsource = { type = "tars", shards = ["~/a", "b~/c"], index_folder = "~/i" }\n'
+    )
+    config = load_run_config(tmp_path / "run.toml", ["--model.init", "~/w"])
+    assert config.output == "/home/me/runs/x", "not a folder of the name ~, which somebody would remove by its name"
+    assert isinstance(config.data.source, IndexedTarsConfig)
+    assert config.data.source.shards == ("/home/me/a", "b~/c")
+    assert config.data.source.index_folder == "/home/me/i"
+    assert config.model.init == "/home/me/w"
+
+
+def test_a_variable_that_nobody_replaces_does_not_become_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"output='\$SCRATCH/x': nothing is put in place of a \$NAME in a run file: write"
+    ):
+        refuse_unwritable(Path("$SCRATCH/x"))
+    assert not list(tmp_path.iterdir())

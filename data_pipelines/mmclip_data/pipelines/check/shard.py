@@ -59,20 +59,22 @@ class ShardCheck:
             return CheckedShard(tar, size, 0, {}, False, "", np.empty(0, np.uint64), tuple(found.found))
         bad = _unreadable(tar, stored, fresh, found) if stored is not None else set()
         # Widths and heights are those of the walk, which an index of an earlier version does not have.
-        _pictures(fresh if fresh is not None and fresh.fingerprint == index.fingerprint else index, found)
+        named = _pictures(fresh if fresh is not None and fresh.fingerprint == index.fingerprint else index, found)
         with ShardReader(tar, index) as reader:
-            self._samples(reader, bad, found)
+            self._samples(reader, bad, named, found)
         counts = index.extension_counts()
         facts = (index.num_samples, counts, stored is not None, index.fingerprint, key_hashes(index))
         return CheckedShard(tar, size, *facts, tuple(found.found))
 
-    def _samples(self, reader: ShardReader, bad: set[int], found: Findings) -> None:
-        """What can only be told by reading: captions, and with `decode` the pictures."""
+    def _samples(self, reader: ShardReader, bad: set[int], named: set[int], found: Findings) -> None:
+        """What can only be told by reading: captions, and with `decode` the pictures of those that are not `named` yet."""
         rows = [row for row in range(reader.index.num_samples) if row not in bad]
         if self.captions != ():
             self._captions(reader, rows, found)
         if self.decode:
-            found.samples("picture cannot be decoded", "lost", _undecodable(reader, rows))
+            found.samples(
+                "picture cannot be decoded", "lost", _undecodable(reader, [row for row in rows if row not in named])
+            )
 
     def _captions(self, reader: ShardReader, rows: Sequence[int], found: Findings) -> None:
         index = reader.index
@@ -210,8 +212,8 @@ def _unreadable(tar: Path, stored: ShardIndex, fresh: ShardIndex | None, found: 
     return set(bad)
 
 
-def _pictures(index: ShardIndex, found: Findings) -> None:
-    """What headers tell: missing pictures, wrong names, sizes beyond the caps."""
+def _pictures(index: ShardIndex, found: Findings) -> set[int]:
+    """What headers tell: missing pictures, wrong names, sizes beyond the caps; the samples that are lost by it."""
     columns = index.columns
     kind, width, height = (
         columns[name].astype(np.int64) for name in ("sample_format", "sample_width", "sample_height")
@@ -230,7 +232,8 @@ def _pictures(index: ShardIndex, found: Findings) -> None:
     size = lambda row: f"{width[row]} x {height[row]}"  # noqa: E731
     short.say(big, f"more than {MAX_PIXELS:,} pixels", "lost", size)
     short.say(narrow & ~big, f"an aspect beyond {MAX_ASPECT} to 1", "lost", size)
-    short.say(_heavy(index), f"picture of more than {MAX_BYTES >> 20} MiB", "lost", lambda row: "")
+    heavy = _heavy(index)
+    short.say(heavy, f"picture of more than {MAX_BYTES >> 20} MiB", "lost", lambda row: "")
     wrong = [
         (f"{count} of {what}", "") for what, count in index.mislabelled.items() if not what.endswith(("unknown", "gif"))
     ]
@@ -240,6 +243,7 @@ def _pictures(index: ShardIndex, found: Findings) -> None:
     if index.ignored_members:
         names = tuple((name, "") for name in index.ignored_names)
         found.found.append(Finding(found.shard, "member belongs to no sample", "note", index.ignored_members, names))
+    return set(np.flatnonzero(missing | big | narrow | heavy | (~readable & (index.version > 1))).tolist())
 
 
 @dataclass(frozen=True)

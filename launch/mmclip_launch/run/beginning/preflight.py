@@ -201,6 +201,11 @@ def refuse_unwritable(folder: Path) -> None:
         OSError: the disk is read-only or full, or this user may not write there.
     """
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if "$" in str(folder) and not folder.exists():
+        raise UserError(
+            f"output={str(folder)!r}: nothing is put in place of a $NAME in a run file: write the path out, or give it on the "
+            'command line, where the shell does (--output "$NAME/...")'
+        )
     if not there.is_dir():
         raise UserError(
             f"output={str(folder)!r}: {there} is a file: expected a folder, or a path where none stands yet"

@@ -12,8 +12,10 @@ from torch import Tensor
 from mmclip.batch import ImageTextBatch, StepReport
 from mmclip.errors import UserError
 from mmclip.training.progress import Progress
+from mmclip_data.loading.census import most_bad
 from mmclip_launch.run.config import RunConfig
 from mmclip_launch.run.records.alarms import ALARMS, Expected, Monitor
+from mmclip_launch.run.records.bad_samples import count_bad_samples, told_of_bad_samples
 from mmclip_launch.run.records.health import health_figures, joined
 from mmclip_launch.run.records.journal import Journal
 from mmclip_launch.run.records.ledger import HASH_SPACE, LEDGER, QUARANTINE, file_of_rank, hash_of_ids
@@ -66,7 +68,7 @@ class StepLog:
         self.say_alarm = say_alarm
         self.journal = journal
         self.folder = Path(config.output)
-        self.bad_samples = 0
+        self.bad_samples = self._bad_before()
         rank, ranks = accelerator.process_index, accelerator.num_processes
         # Every rank speaks of its own samples.
         max_skipped = config.optimizer.max_skipped_steps
@@ -158,13 +160,19 @@ class StepLog:
             self.journal.append(self.folder / ALARMS, [asdict(alarm)])
             self.say_alarm(f"step {alarm.step:,}: {alarm.message}")
 
+    def _bad_before(self) -> int:
+        """Bad samples of all ranks before this start; the first rank has cut the files back to the checkpoint."""
+        count = count_bad_samples(self.folder) if self.accelerator.is_main_process else 0
+        ((total,),) = self._sum_over_ranks(torch.tensor([[count]]))
+        return int(total)
+
     def _check_budget(self, progress: Progress) -> None:
-        allowed = self.config.data.max_bad_fraction * progress.samples_seen
-        # A handful is always allowed: one bad sample in the first batch says nothing about the share.
-        if self.bad_samples > max(10.0, allowed):
+        share = self.config.data.max_bad_fraction
+        if self.bad_samples > most_bad(share, progress.samples_seen):
             raise UserError(
                 f"{self.bad_samples} of {progress.samples_seen} samples were bad, more than data.max_bad_fraction="
-                f"{self.config.data.max_bad_fraction} allows; each is named in {self.folder / QUARANTINE}*"
+                f"{share} allows: {told_of_bad_samples(self.folder)}. Mend them or take them out (`mmclip shards check "
+                "--decode` names them all), or allow more"
             )
 
     def _quarantine(self, progress: Progress, batch: ImageTextBatch) -> None:
