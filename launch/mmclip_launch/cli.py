@@ -118,3 +118,7 @@ def dispatch(arguments: Sequence[str]) -> None:
         near = difflib.get_close_matches(first, VERBS, n=1, cutoff=0.4)
         guess = f"; did you mean {near[0]!r}?" if near else ";"
         raise UserError(f"unknown verb {first!r}{guess} expected one of {', '.join(VERBS)}")
+
+
+if __name__ == "__main__":
+    main()

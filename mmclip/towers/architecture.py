@@ -70,7 +70,7 @@ def check_arch(arch: str) -> None:
     Raises:
         UserError: the name is unknown; the message holds the nearest ones.
     """
-    known = [*PRESETS, *_names_of_open_clip()]
+    known = [*PRESETS, *names_of_open_clip()]
     if arch in PRESETS or arch.replace("/", "-") in known:
         return
     near = difflib.get_close_matches(arch, known, n=3, cutoff=0.4)
@@ -80,7 +80,8 @@ def check_arch(arch: str) -> None:
     )
 
 
-def _names_of_open_clip() -> list[str]:
+def names_of_open_clip() -> list[str]:
+    """Its architectures, from the names of its files alone where it is not imported yet."""
     if "open_clip" in sys.modules:  # then those that a program has registered count too
         import open_clip
 

@@ -36,6 +36,14 @@ def test_unknown_verb_names_the_nearest():
     assert "did you mean 'train'?" in done.stderr
 
 
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "mmclip_launch.cli", "trian"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "did you mean 'train'?" in done.stderr
+
+
 def test_no_verb_is_a_mistake_that_shows_the_verbs():
     done = mmclip()
     assert done.returncode == 2
