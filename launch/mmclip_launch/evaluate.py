@@ -297,7 +297,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 def dataset_of(text: str, options: argparse.Namespace) -> EvalDatasetConfig:
     """A data set from `[NAME=]PATH` and the flags beside it."""
     name, equals, path = text.partition("=")
-    if not equals:
+    if not equals or (Path(text).exists() and not Path(path).exists()):  # a path may hold an equals sign itself
         name, path = Path(text).name.removesuffix(".tar") or text, text
     return EvalDatasetConfig(
         name=name,

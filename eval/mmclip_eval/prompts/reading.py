@@ -56,11 +56,16 @@ def load_prompts(
 
 
 def load_class_names(
-    choice: str | Names | Lines, where: str, language: str = ENGLISH, dataset: str | None = None
+    choice: str | Names | Lines,
+    where: str,
+    language: str = ENGLISH,
+    dataset: str | None = None,
+    given: str = GIVEN,
 ) -> ClassNames:
     """Read `choice`: the name of packaged ones, a .txt (one a line), .toml or .json file, or the names themselves.
 
-    A class with several names (a list in place of a name) is told to the model with each of them.
+    A class with several names (a list in place of a name) is told to the model with each of them. `given` says where names
+    come from that are handed over themselves.
 
     Raises:
         UserError: nothing of that name or in that language, fewer than two classes, or a blank name.
@@ -69,7 +74,7 @@ def load_class_names(
     if isinstance(choice, Lines):
         names, source, notes = choice.lines, choice.source, choice.notes
     elif not isinstance(choice, str):
-        names, source = choice, GIVEN
+        names, source = choice, given
     elif choice in packaged("names"):
         table = read_packaged("names", choice, language, where)
         # As published: CLEVR's middle distance has no name there, and its prompt is "shapes." alone.
@@ -96,7 +101,10 @@ def _checked_names(names: Any, where: str) -> tuple[tuple[str, ...], ...]:
     flat = [name for entry in classes for name in entry]
     sound = all(isinstance(name, str) and name.strip() for name in flat) and all(classes)
     if len(classes) < 2 or not sound:
-        raise UserError(f"{where}: expected at least 2 classes, and no blank name, got {list(names)[:5]}")
+        raise UserError(
+            f"{where}: expected at least 2 classes, and no blank name, got {list(names)[:5]}; set class_names to all that a "
+            "picture may show"
+        )
     return classes
 
 

@@ -155,6 +155,14 @@ def test_a_wrong_suite_is_one_message(
     assert message in capsys.readouterr().err
 
 
+def test_a_path_may_hold_an_equals_sign(place: Path):
+    (place / "year=2020").mkdir()
+    (place / "colours").rename(place / "year=2020/colours")
+    assert evaluated("first", "--dataset", "year=2020/colours", "--output", "out") == 0
+    assert evaluated("first", "--dataset", "again=year=2020/colours", "--output", "out") == 0
+    assert {name for name, _ in results(place / "out")} == {"colours", "again"}
+
+
 def test_a_wrong_set_is_told_once_and_not_for_each_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]):
     assert evaluated("first", "second", "--dataset", "colours", "--dataset", "gone", "--output", "out") == 2
     said = capsys.readouterr().err
