@@ -30,7 +30,7 @@ class ClassNames:
 def load_prompts(
     choice: str | Sequence[str] | Lines, where: str, language: str = ENGLISH, dataset: str | None = None
 ) -> PromptSet:
-    """Read `choice`: the name of a packaged set, a .txt, .toml or .json file, or the templates themselves.
+    """Read `choice`: the name of a packaged set, a .txt, .toml or .json file, or the templates themselves (of one, its text).
 
     A .json file is CLIP_benchmark's (`{dataset: [templates]}`, or `{dataset: {class: [texts]}}`) or CuPL's
     (`{class: [texts]}`); `FILE.json:KEY` names one of its data sets, else it must have one alone, or one called `dataset`.
@@ -45,6 +45,8 @@ def load_prompts(
     if choice in packaged("sets"):
         table = read_packaged("sets", choice, language, where)
         return _from_table(table, f"mmclip:{choice}", where, language)
+    if PLACEHOLDER.search(choice) and not choice.endswith((".txt", ".toml", ".json")):
+        return templates_of([choice], source=GIVEN, where=where)
     path, key = _file_of(choice, "templates", "prompt sets", packaged("sets"), where)
     if path.suffix == ".toml":
         return _from_table(_toml(path), str(path), str(path), language)
