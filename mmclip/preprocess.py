@@ -65,7 +65,7 @@ class ImageSpec:
             UserError: a setting is none that open_clip has.
         """
         size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
-        known = {name: settings[name] for name in EXPECTED if settings.get(name) is not None}
+        known: dict[str, Any] = {name: settings[name] for name in EXPECTED if settings.get(name) is not None}
         if known.get("interpolation") == "random":  # open_clip evaluates such models with bicubic
             known["interpolation"] = "bicubic"
         for name, value in known.items():
@@ -74,8 +74,8 @@ class ImageSpec:
                 raise UserError(
                     f"preprocess_cfg.{name}={value!r:.80}: expected {expected}, as the weights were trained with"
                 )
-        channels = {name: tuple(map(float, known[name])) for name in ("mean", "std") if name in known}
-        return cls(size=size, **(known | channels))
+        known |= {name: tuple(map(float, known[name])) for name in ("mean", "std") if name in known}
+        return cls(size=size, **known)
 
     def to_open_clip(self) -> dict[str, Any]:
         """The `preprocess_cfg` table of `open_clip_config.json`."""

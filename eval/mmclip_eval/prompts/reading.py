@@ -101,6 +101,11 @@ def _checked_names(names: Any, where: str) -> tuple[tuple[str, ...], ...]:
         raise UserError(f"{where}: expected a list of names, got {names!r:.80}")
     classes = tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in names)
     flat = [name for entry in classes for name in entry]
+    if len(classes) == 1 and len(flat) > 1:  # what several words behind one flag become
+        raise UserError(
+            f"{where}: {flat[:5]} are several names of one class: write one name, or one list of names, for each class; behind "
+            "a flag give a file with a name a line"
+        )
     sound = all(isinstance(name, str) and name.strip() for name in flat) and all(classes)
     if len(classes) < 2 or not sound:
         raise UserError(
