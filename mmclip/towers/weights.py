@@ -117,6 +117,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     table = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("model_cfg"), dict):
         raise UserError(f"{path} has no table 'model_cfg': expected open_clip's layout {{model_cfg, preprocess_cfg}}")
+    if not isinstance(table.get("preprocess_cfg") or {}, dict):
+        raise UserError(f"{path}: preprocess_cfg={table['preprocess_cfg']!r:.80}: expected open_clip's table of pixels")
     text_cfg = table["model_cfg"].get("text_cfg")
     if isinstance(text_cfg, dict) and (folder / HF_CONFIG_FILE).is_file():
         text_cfg[HF_CONFIG] = read_json(folder / HF_CONFIG_FILE)

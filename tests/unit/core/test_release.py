@@ -130,6 +130,17 @@ def _add_decoder(table: dict) -> None:
         (_remove_text, r"open_clip_config\.json: model_cfg lacks text_cfg"),
         (_add_decoder, r"open_clip_config\.json: model_cfg is a CoCa model"),
         (
+            lambda table: table["model_cfg"]["vision_cfg"].update(patch_size=0),
+            "cannot build this model_cfg: ZeroDivision",
+        ),
+        (lambda table: table["model_cfg"]["vision_cfg"].update(layers=[]), "cannot build this model_cfg: IndexError"),
+        (
+            lambda table: table["model_cfg"]["vision_cfg"].update(timm_model_name=2),
+            "timm_model_name=2: expected the name",
+        ),
+        (lambda table: table["model_cfg"]["text_cfg"].update(tokenizer_kwargs="x"), "tokenizer_kwargs='x': expected a"),
+        (lambda table: table.update(preprocess_cfg="x"), "preprocess_cfg='x': expected open_clip's table"),
+        (
             lambda table: table["preprocess_cfg"].update(interpolation="lanczos"),
             "interpolation='lanczos': expected bic",
         ),

@@ -108,6 +108,11 @@ def test_names_in_another_encoding_say_how_to_save_them(classification_folder):
         opened(classification_folder)
 
 
+def test_a_set_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"name=' ' of the set at data: expected a name"):
+        EvalDatasetConfig(name=" ", path="data")
+
+
 def test_missing_templates_are_an_error_and_not_a_default(classification_folder):
     (classification_folder / "zeroshot_classification_templates.txt").unlink()
     with pytest.raises(UserError, match="no templates; set templates to a packaged set"):
