@@ -1,6 +1,7 @@
 """Evaluation-time image preprocessing: deterministic, part of every checkpoint, equal to open_clip's."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +11,33 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmclip.config import config
+from mmclip.errors import UserError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESIZE_MODES = ("shortest", "longest", "squash")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_per_channel(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
+
+
+EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "mean": ("three numbers, one a channel", _is_per_channel),
+    "std": ("three numbers above 0, one a channel", lambda value: _is_per_channel(value) and min(value) > 0),
+    "interpolation": ("bicubic or bilinear", lambda value: value in list(RESAMPLING)),
+    "resize_mode": (f"one of {', '.join(RESIZE_MODES)}", lambda value: value in RESIZE_MODES),
+    "fill_color": (
+        "a grey level, 0 to 255",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255,
+    ),
+}
+"""By the name of a setting of open_clip's, what it may be: in words, and as a check."""
 
 
 @config
@@ -35,14 +59,22 @@ class ImageSpec:
 
     @classmethod
     def from_open_clip(cls, settings: Mapping[str, Any], image_size: int | tuple[int, int]) -> "ImageSpec":
-        """Read open_clip's `preprocess_cfg`; `image_size` is the tower's own, which wins as it does there."""
+        """Read open_clip's `preprocess_cfg`; `image_size` is the tower's own, which wins as it does there.
+
+        Raises:
+            UserError: a setting is none that open_clip has.
+        """
         size = (image_size, image_size) if isinstance(image_size, int) else (int(image_size[0]), int(image_size[1]))
-        known = {name: settings[name] for name in ("interpolation", "resize_mode", "fill_color") if settings.get(name)}
-        for name in ("mean", "std"):
-            if settings.get(name) is not None:
-                known[name] = tuple(float(value) for value in settings[name])
+        known: dict[str, Any] = {name: settings[name] for name in EXPECTED if settings.get(name) is not None}
         if known.get("interpolation") == "random":  # open_clip evaluates such models with bicubic
             known["interpolation"] = "bicubic"
+        for name, value in known.items():
+            expected, is_sound = EXPECTED[name]
+            if not is_sound(value):
+                raise UserError(
+                    f"preprocess_cfg.{name}={value!r:.80}: expected {expected}, as the weights were trained with"
+                )
+        known |= {name: tuple(map(float, known[name])) for name in ("mean", "std") if name in known}
         return cls(size=size, **known)
 
     def to_open_clip(self) -> dict[str, Any]:

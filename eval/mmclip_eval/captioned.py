@@ -44,7 +44,10 @@ def read_captioned(
         members, sample_id = samples.members(index, extensions), samples.sample_id(index)
         found = [caption for field in fields for caption in read_captions(field, members, sample_id)]
         if not any(found):
-            raise UserError(f"sample {sample_id} has no caption at {', '.join(places)}: add one, or take it out")
+            raise UserError(
+                f"sample {sample_id} has no caption at {', '.join(places)}: add one, set captions to where it stands (txt, "
+                'json:FIELD), or set on_bad = "skip" to leave out samples without'
+            )
         return found
 
     for position, (_, found) in enumerate(read_each(samples, read, bad)):

@@ -123,7 +123,8 @@ def read_label(field: Field, members: Mapping[str, bytes], sample_id: str) -> in
         found = ", ".join(f".{extension}" for extension in members) or "none of the members asked for"
         raise UserError(
             f"sample {sample_id}: no label at {field.text}: expected a class index or name, got {value!r:.80} "
-            f"(read: {found}{_keys(field, members)}); set label (--label) to the place of the class: cls, or json:FIELD"
+            f"(read: {found}{_keys(field, members)}); set label (--label, data.labels.place) to the place of the class: cls, "
+            "or json:FIELD"
         )
     return value
 

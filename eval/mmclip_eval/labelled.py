@@ -1,5 +1,6 @@
 """Labels and class names of a classification set, checked against each other."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mmclip_eval.samples import Samples
 from mmclip_eval.some_samples import read_each
 from mmclip_eval.text_lines import Lines
 
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 INDICES = "indices alone"
 """Where class names came from if there are none: they are the numbers, which a probe can do with and a prompt cannot."""
 
@@ -82,8 +84,8 @@ def _class_names(
     if choice is not None:
         return load_class_names(choice, where, language, dataset=where)
     if all(isinstance(value, str) for value in raw):
-        found = load_class_names(sorted({str(value) for value in raw}), where, language)
-        return ClassNames(found.classes, f"labels at {label}")
+        names = sorted({str(value) for value in raw})
+        return load_class_names(names, where, language, given=f"labels at {label}")
     if all(isinstance(value, int) for value in raw):
         numbers = range(max(2, 1 + max(int(value) for value in raw)))
         return ClassNames(tuple((str(number),) for number in numbers), INDICES)
@@ -99,7 +101,8 @@ def _label_indices(raw: Sequence[int | str], names: ClassNames, sample_id: Calla
     for i, label in enumerate(raw):
         index = label if isinstance(label, int) else index_of.get(label, -1)
         if not 0 <= index < len(names.classes):
-            expected = f"0 to {len(names.classes) - 1}" if isinstance(label, int) else _nearest(label, list(index_of))
+            numbers = f"0 to {len(names.classes) - 1}"
+            expected = numbers if isinstance(label, int) else _nearest(label, list(index_of), numbers)
             raise UserError(
                 f"sample {sample_id(i)}: label {label!r} is none of the {len(names.classes)} classes from "
                 f"{names.source}: expected {expected}; mend the names or the labels"
@@ -118,7 +121,9 @@ def _uses(classes: Sequence[Sequence[str]]) -> Counter[str]:
     return Counter(name for names in classes for name in dict.fromkeys(names))
 
 
-def _nearest(label: str, names: Sequence[str]) -> str:
+def _nearest(label: str, names: Sequence[str], numbers: str) -> str:
+    if NUMBER.fullmatch(label):
+        return f"a whole number, {numbers}, or a name"
     return f"one like {', '.join(list(dict.fromkeys([*nearest(label, names), *names]))[:3])}"
 
 

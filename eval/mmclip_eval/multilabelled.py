@@ -58,7 +58,7 @@ def read_multilabelled(
         raise UserError(f"{samples.name}: no sample has labels: {next(iter(bad.values()))}")
     raw = [value for _, value in found]
     names = _class_names(samples.name, class_names, raw, label, language)
-    index_of = {name: index for index, own in enumerate(names.classes) for name in own}
+    index_of = _indices_of(names.classes)
     classes, notes = len(names.classes), list(names.notes)
     rows = [_row(value, classes, index_of, f"sample {samples.sample_id(i)}, {label}") for i, value in found]
     positive = torch.stack(rows)
@@ -77,12 +77,12 @@ def _read(samples: Samples, index: int, field: Field) -> Any:
             f"sample {sample_id}: no labels at {field.text}: set label (--label) to the place of the classes: npy, or "
             "json:FIELD"
         )
-    if field.extension != "npy":
+    if field.extension.rpartition(".")[2] != "npy":
         return read_value(field, members, sample_id)
     try:
-        return np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+        return np.load(io.BytesIO(members[field.extension]), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"sample {sample_id}, member .npy: not readable: {error}") from error
+        raise UserError(f"sample {sample_id}, member .{field.extension}: not readable: {error}") from error
 
 
 def _class_names(
@@ -93,10 +93,19 @@ def _class_names(
     given = [name for value in raw if isinstance(value, list) for name in value]
     if not given or not all(isinstance(name, str) for name in given):
         raise UserError(f"{where}: labels are indices but there are no class names; set class_names to a file or list")
-    return ClassNames(load_class_names(sorted(set(given)), where, language).classes, f"labels at {label}")
+    return load_class_names(sorted(set(given)), where, language, given=f"labels at {label}")
 
 
-def _row(value: Any, classes: int, index_of: Mapping[str, int], where: str) -> Tensor:
+def _indices_of(classes: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+    """The classes that each name stands for."""
+    found: dict[str, list[int]] = {}
+    for index, names in enumerate(classes):
+        for name in dict.fromkeys(names):
+            found.setdefault(name, []).append(index)
+    return found
+
+
+def _row(value: Any, classes: int, index_of: Mapping[str, Sequence[int]], where: str) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.shape != (classes,) or not np.isin(value, (0, 1)).all():
             raise UserError(
@@ -108,7 +117,10 @@ def _row(value: Any, classes: int, index_of: Mapping[str, int], where: str) -> T
         raise UserError(f"{where}: expected a list of class names or indices, got {value!r:.80}")
     row = torch.zeros(classes, dtype=torch.bool)
     for entry in value:
-        index = index_of.get(entry, -1) if isinstance(entry, str) else entry
+        meant = index_of.get(entry, ()) if isinstance(entry, str) else [entry]
+        if len(meant) > 1:
+            raise UserError(f"{where}: {entry!r} is the name of several classes: expected a name for each, or indices")
+        index = meant[0] if meant else -1
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < classes:
             raise UserError(f"{where}: {entry!r:.80} is none of the {classes} classes; mend the names or the labels")
         row[index] = True

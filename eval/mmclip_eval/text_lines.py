@@ -47,7 +47,7 @@ def lines_of(content: bytes, source: str) -> Lines:
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{source} cannot be read as UTF-8 text: {error}") from error
+        raise UserError(f"{source} cannot be read as UTF-8 text: {error}: save the file as UTF-8") from error
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     kept = len(lines)
     while kept and not lines[kept - 1]:

@@ -32,6 +32,22 @@ def class_weights(texts: ClassTexts, encode_texts: EncodeTexts) -> Float[Tensor,
     return weights[torch.tensor([row[names] for names in texts.classes])]
 
 
+def notes_of_ties(names: Sequence[str], weights: Float[Tensor, "class embed"]) -> tuple[str, ...]:
+    """What to note where classes of different names are one to the model, as names are that differ in case alone."""
+    first: dict[bytes, str] = {}
+    found = []
+    for name, row in zip(names, weights.cpu().numpy(), strict=True):
+        earlier = first.setdefault(row.tobytes(), name)
+        if earlier != name:
+            found.append(f"{earlier!r} and {name!r}")
+    if not found:
+        return ()
+    return (
+        f"classes that are one to the model, for their texts give the same tokens: {len(found)}, such as {found[0]}; "
+        "a tie is never a hit",
+    )
+
+
 def rank_and_predict(
     image_embed: Float[Tensor, "sample embed"], labels: Int[Tensor, " sample"], weights: Float[Tensor, "class embed"]
 ) -> tuple[Int[Tensor, " sample"], Int[Tensor, " sample"]]:

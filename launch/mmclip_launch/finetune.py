@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     words = list(arguments)
     if not words or words[0] in ("-h", "--help"):
         print(HELP.format(recipes="\n".join(f"  {name:14}{line}" for name, line in recipes("finetune").items())))
+        if not words:
+            raise SystemExit(2)
         return
     resume = "--resume" in words
     words = [word for word in words if word != "--resume"]

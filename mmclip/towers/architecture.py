@@ -12,6 +12,13 @@ from mmclip.errors import UserError
 from mmclip.near import nearest
 from mmclip.towers.presets import PRESETS
 
+KINDS: dict[str, tuple[type, str]] = {
+    "timm_model_name": (str, "the name of a model of timm"),
+    "hf_model_name": (str, "the name or folder of a model of transformers"),
+    "hf_tokenizer_name": (str, "the name or folder of a tokenizer of transformers"),
+    "tokenizer_kwargs": (dict, "a table of settings"),
+}
+"""Settings of a tower that are read before it is built."""
 SHORTEST_CONTEXT = 3
 """Tokens of a caption of one short word: start, word, end."""
 
@@ -70,7 +77,7 @@ def check_arch(arch: str) -> None:
     Raises:
         UserError: the name is unknown; the message holds the nearest ones.
     """
-    known = [*PRESETS, *_names_of_open_clip()]
+    known = [*PRESETS, *names_of_open_clip()]
     if arch in PRESETS or arch.replace("/", "-") in known:
         return
     raise UserError(
@@ -79,7 +86,8 @@ def check_arch(arch: str) -> None:
     )
 
 
-def _names_of_open_clip() -> list[str]:
+def names_of_open_clip() -> list[str]:
+    """Its architectures, from the names of its files alone where it is not imported yet."""
     if "open_clip" in sys.modules:  # then those that a program has registered count too
         import open_clip
 
@@ -108,7 +116,15 @@ def check_model_cfg(model_cfg: Mapping[str, Any], where: str) -> None:
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             raise UserError(f"{where}.{name}: expected a table of open_clip's settings, got {table!r:.80}")
+        _check_kinds(table, f"{where}.{name}")
     check_context_length(tables["text_cfg"].get("context_length", 77), f"{where}.text_cfg.context_length")
+
+
+def _check_kinds(table: Mapping[str, Any], where: str) -> None:
+    """Refuse what other libraries would stumble over without naming it."""
+    for name, (kind, words) in KINDS.items():
+        if table.get(name) is not None and not isinstance(table[name], kind):
+            raise UserError(f"{where}.{name}={table[name]!r:.80}: expected {words}")
 
 
 def check_context_length(length: Any, where: str) -> None:

@@ -35,7 +35,7 @@ def build_backbone(model_cfg: dict[str, Any]) -> nn.Module:
         if sized is not None:
             backbone.visual = sized_tower(sized)
         _follow_image_size(backbone.visual)
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError) as error:
+    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, LookupError, ArithmeticError) as error:
         raise UserError(f"open_clip cannot build this model_cfg: {type(error).__name__}: {error}") from error
     take_rows(backbone)
     return backbone

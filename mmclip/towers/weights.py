@@ -12,6 +12,7 @@ from torch import Tensor
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip.tokenizer import Tokenizer
+from mmclip.towers.architecture import check_model_cfg
 from mmclip.towers.class_head import load_head, save_head
 from mmclip.towers.layout import RAW_LAYOUT, WEIGHTS_LAYOUT
 from mmclip.towers.own_keys import HF_CONFIG, HF_CONFIG_FILE, for_stock, refuse_conse
@@ -81,6 +82,7 @@ def load_weights(folder: Path, raw: bool = False) -> TwoTower:
     refuse_cut_weights(folder / WEIGHTS_FILE)  # told before open_clip is imported, which takes seconds
     weights = raw_weights_in(folder) if raw and is_averaged(folder) else _weights_in(folder)
     model_cfg = table["model_cfg"]
+    check_model_cfg(model_cfg, f"{folder / CONFIG_FILE}: model_cfg")
     model = TwoTower(model_cfg, tokenizer=Tokenizer(model_cfg["text_cfg"], folder))
     model.spec = ImageSpec.from_open_clip(table.get("preprocess_cfg") or {}, model.backbone.visual.image_size)
     # Which end a tower was trained with is known where it comes from; here it is as it was saved.
@@ -115,6 +117,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     table = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("model_cfg"), dict):
         raise UserError(f"{path} has no table 'model_cfg': expected open_clip's layout {{model_cfg, preprocess_cfg}}")
+    if not isinstance(table.get("preprocess_cfg") or {}, dict):
+        raise UserError(f"{path}: preprocess_cfg={table['preprocess_cfg']!r:.80}: expected open_clip's table of pixels")
     text_cfg = table["model_cfg"].get("text_cfg")
     if isinstance(text_cfg, dict) and (folder / HF_CONFIG_FILE).is_file():
         text_cfg[HF_CONFIG] = read_json(folder / HF_CONFIG_FILE)

@@ -9,7 +9,7 @@ class LabelsConfig:
     """Where the class of a sample is, what it is called, and what is said of it. Words are those of evaluation sets."""
 
     place: str | None = None
-    """Where the class stands: `cls` (index or name) or `json:FIELD`; without it a run learns from captions."""
+    """Where the class stands: `cls` (index or name), `json:FIELD` or `npy:INDEX`; without it a run learns from captions."""
     class_names: str | tuple[str | tuple[str, ...], ...] | None = None
     """A packaged list, a file, or the names (several of one class as a list); None: the folder's own, else the labels."""
     templates: str | tuple[str, ...] | None = None

@@ -90,13 +90,11 @@ class DataConfig:
 
     @property
     def caption_fields(self) -> tuple[str, ...] | None:
-        """Where captions are; where they are written for classes, where the class is, which every sample must have too.
+        """Where captions are; None where they are still to be found, empty where none of a sample's own is wanted.
 
-        None where they are still to be found, empty where none is wanted.
+        A run that learns from classes has read every label before, and writes captions for them.
         """
-        if self.image_only:
-            return ()
-        return self.captions if self.labels.place is None else (self.labels.place,)
+        return () if self.image_only or self.labels.place is not None else self.captions
 
     def __post_init__(self) -> None:
         lowest = {"workers": 0, "prefetch_batches": 1, "timeout_seconds": 0, "restarts": 0}

@@ -30,7 +30,7 @@ class ClassNames:
 def load_prompts(
     choice: str | Sequence[str] | Lines, where: str, language: str = ENGLISH, dataset: str | None = None
 ) -> PromptSet:
-    """Read `choice`: the name of a packaged set, a .txt, .toml or .json file, or the templates themselves.
+    """Read `choice`: the name of a packaged set, a .txt, .toml or .json file, or the templates themselves (of one, its text).
 
     A .json file is CLIP_benchmark's (`{dataset: [templates]}`, or `{dataset: {class: [texts]}}`) or CuPL's
     (`{class: [texts]}`); `FILE.json:KEY` names one of its data sets, else it must have one alone, or one called `dataset`.
@@ -45,6 +45,8 @@ def load_prompts(
     if choice in packaged("sets"):
         table = read_packaged("sets", choice, language, where)
         return _from_table(table, f"mmclip:{choice}", where, language)
+    if PLACEHOLDER.search(choice) and not choice.endswith((".txt", ".toml", ".json")):
+        return templates_of([choice], source=GIVEN, where=where)
     path, key = _file_of(choice, "templates", "prompt sets", packaged("sets"), where)
     if path.suffix == ".toml":
         return _from_table(_toml(path), str(path), str(path), language)
@@ -56,11 +58,16 @@ def load_prompts(
 
 
 def load_class_names(
-    choice: str | Names | Lines, where: str, language: str = ENGLISH, dataset: str | None = None
+    choice: str | Names | Lines,
+    where: str,
+    language: str = ENGLISH,
+    dataset: str | None = None,
+    given: str = GIVEN,
 ) -> ClassNames:
     """Read `choice`: the name of packaged ones, a .txt (one a line), .toml or .json file, or the names themselves.
 
-    A class with several names (a list in place of a name) is told to the model with each of them.
+    A class with several names (a list in place of a name) is told to the model with each of them. `given` says where names
+    come from that are handed over themselves.
 
     Raises:
         UserError: nothing of that name or in that language, fewer than two classes, or a blank name.
@@ -69,7 +76,7 @@ def load_class_names(
     if isinstance(choice, Lines):
         names, source, notes = choice.lines, choice.source, choice.notes
     elif not isinstance(choice, str):
-        names, source = choice, GIVEN
+        names, source = choice, given
     elif choice in packaged("names"):
         table = read_packaged("names", choice, language, where)
         # As published: CLEVR's middle distance has no name there, and its prompt is "shapes." alone.
@@ -94,9 +101,17 @@ def _checked_names(names: Any, where: str) -> tuple[tuple[str, ...], ...]:
         raise UserError(f"{where}: expected a list of names, got {names!r:.80}")
     classes = tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in names)
     flat = [name for entry in classes for name in entry]
+    if len(classes) == 1 and len(flat) > 1:  # what several words behind one flag become
+        raise UserError(
+            f"{where}: {flat[:5]} are several names of one class: write one name, or one list of names, for each class; behind "
+            "a flag give a file with a name a line"
+        )
     sound = all(isinstance(name, str) and name.strip() for name in flat) and all(classes)
     if len(classes) < 2 or not sound:
-        raise UserError(f"{where}: expected at least 2 classes, and no blank name, got {list(names)[:5]}")
+        raise UserError(
+            f"{where}: expected at least 2 classes, and no blank name, got {list(names)[:5]}; set class_names to all that a "
+            "picture may show"
+        )
     return classes
 
 

@@ -47,6 +47,10 @@ class SourceConfig:
     """How shards at URLs are read."""
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise UserError(
+                f"name={self.name!r} of the set at {self.path}: expected a name, which results are filed by"
+            )
         for name, least in (("num_samples", 1), ("max_bad", 0)):
             value = getattr(self, name)
             if value is not None and value < least:

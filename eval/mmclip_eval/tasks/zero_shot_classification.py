@@ -12,7 +12,7 @@ from mmclip_eval.eval_dataset import EvalDataset, Part
 from mmclip_eval.labelled import Labelled
 from mmclip_eval.prompts.prompt_set import ClassTexts, sha256_of
 from mmclip_eval.tasks.base import EvalTask, Outcome, Table, TaskContext
-from mmclip_eval.zero_shot import accuracy_figures, rank_and_predict
+from mmclip_eval.zero_shot import accuracy_figures, notes_of_ties, rank_and_predict
 
 
 @config
@@ -39,6 +39,7 @@ class ZeroShotClassification(EvalTask):
                 "per_class": per_class_table(part, predicted),
                 "confusion": confusion_table(part.labels, predicted, len(part.class_names)),
             },
+            notes=notes_of_ties(part.class_names, class_embed),
         )
 
 

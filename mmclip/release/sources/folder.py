@@ -6,6 +6,7 @@ from mmclip.envelope import MANIFEST, sha256, verify
 from mmclip.errors import UserError
 from mmclip.release.hf.files import CONFIG
 from mmclip.release.hf.files import WEIGHTS as HF_WEIGHTS
+from mmclip.release.sources.names import meant_by
 from mmclip.release.sources.transformers_folder import is_transformers, load_transformers_folder
 from mmclip.release.sources.weights_file import load_file
 from mmclip.towers.layout import WEIGHTS_LAYOUT, read_all
@@ -83,7 +84,7 @@ def weights_folder(path: str | Path) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"{folder} is no folder: expected a run, a checkpoint, a folder of open_clip or transformers, "
-            "a file of OpenAI's, or open_clip:ARCH/TAG"
+            f"a file of OpenAI's, or open_clip:ARCH/TAG{meant_by(str(folder))}"
         )
     if (folder / CONFIG_FILE).is_file() or is_transformers(folder):
         return folder

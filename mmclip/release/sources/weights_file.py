@@ -4,10 +4,12 @@ from pathlib import Path
 
 from mmclip.errors import UserError
 from mmclip.release.by_shapes import model_cfg_by_shapes
+from mmclip.release.hf.files import CONFIG as HF_CONFIG
+from mmclip.release.hf.files import WEIGHTS as HF_WEIGHTS
 from mmclip.towers.tensors import read_tensors
 from mmclip.towers.torchscript import is_torchscript, uses_quick_gelu
 from mmclip.towers.two_tower import TwoTower
-from mmclip.towers.weights import fill
+from mmclip.towers.weights import CONFIG_FILE, fill
 
 
 def load_file(path: Path) -> TwoTower:
@@ -16,9 +18,16 @@ def load_file(path: Path) -> TwoTower:
     Raises:
         UserError: it is damaged, or a file that does not say which activation it was trained with.
     """
+    archive = is_torchscript(path)
+    configs = (CONFIG_FILE, HF_CONFIG) if path.name in HF_WEIGHTS else (CONFIG_FILE,)
+    beside = [name for name in configs if (path.parent / name).is_file()]
+    if beside and not archive:
+        raise UserError(
+            f"{path} is one file of a folder, whose {beside[0]} says how to read it: give the folder, {path.parent}"
+        )
     tensors = read_tensors(path)
     model_cfg = model_cfg_by_shapes(tensors, str(path))
-    quick_gelu = uses_quick_gelu(path) if is_torchscript(path) else None
+    quick_gelu = uses_quick_gelu(path) if archive else None
     if quick_gelu is None:
         names = " or ".join(f"open_clip:{name}/{path}" for name in names_of(model_cfg)) or f"open_clip:ARCH/{path}"
         raise UserError(

@@ -1,6 +1,8 @@
 """Weights in: released tags (through open_clip's own registry and a hub cache that we fill), folders and runs."""
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -91,6 +93,74 @@ def test_run_starts_from_a_folder_with_its_architecture_and_preprocessing(nano: 
     assert model.training
     assert model.model_cfg["vision_cfg"] == nano.model_cfg["vision_cfg"]
     assert torch.equal(model.embed_texts(TEXTS), nano.embed_texts(TEXTS))
+
+
+def test_a_file_of_a_folder_is_answered_with_the_folder(nano: TwoTower, tmp_path: Path):
+    save_weights(nano, tmp_path)
+    with pytest.raises(UserError, match=rf"open_clip_config\.json says how to read it: give the folder, {tmp_path}"):
+        load(tmp_path / "open_clip_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("ViT-B-32,laion2b_s34b_b79k", r"did you mean open_clip:ViT-B-32/laion2b_s34b_b79k\?$"),
+        ("ViT-B-32/openai", r"did you mean open_clip:ViT-B-32/openai\?$"),
+        ("ViT-B-32", r"did you mean open_clip:ViT-B-32/TAG\? its tags: openai, "),
+        ("an-org/its-clip", r"hf-hub:an-org/its-clip$"),
+        ("nothing", r"open_clip:ARCH/TAG$"),
+    ],
+)
+def test_names_of_others_are_answered_with_the_source_that_is_meant(text: str, meant: str):
+    with pytest.raises(UserError, match=meant):
+        load(text)
+
+
+def _remove_text(table: dict) -> None:
+    del table["model_cfg"]["text_cfg"]
+
+
+def _add_decoder(table: dict) -> None:
+    table["model_cfg"]["multimodal_cfg"] = {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_remove_text, r"open_clip_config\.json: model_cfg lacks text_cfg"),
+        (_add_decoder, r"open_clip_config\.json: model_cfg is a CoCa model"),
+        (
+            lambda table: table["model_cfg"]["vision_cfg"].update(patch_size=0),
+            "cannot build this model_cfg: ZeroDivision",
+        ),
+        (lambda table: table["model_cfg"]["vision_cfg"].update(layers=[]), "cannot build this model_cfg: IndexError"),
+        (
+            lambda table: table["model_cfg"]["vision_cfg"].update(timm_model_name=2),
+            "timm_model_name=2: expected the name",
+        ),
+        (lambda table: table["model_cfg"]["text_cfg"].update(tokenizer_kwargs="x"), "tokenizer_kwargs='x': expected a"),
+        (lambda table: table.update(preprocess_cfg="x"), "preprocess_cfg='x': expected open_clip's table"),
+        (
+            lambda table: table["preprocess_cfg"].update(interpolation="lanczos"),
+            "interpolation='lanczos': expected bic",
+        ),
+        (
+            lambda table: table["preprocess_cfg"].update(resize_mode=["squash"]),
+            "resize_mode=.*: expected one of shortest",
+        ),
+        (lambda table: table["preprocess_cfg"].update(mean=[0.5]), r"mean=\[0\.5\]: expected three numbers"),
+        (lambda table: table["preprocess_cfg"].update(std=[0.5, 0, 0.5]), "std=.*: expected three numbers above 0"),
+        (lambda table: table["preprocess_cfg"].update(fill_color="white"), "fill_color='white': expected a grey level"),
+    ],
+)
+def test_a_configuration_that_says_nonsense_is_named(nano: TwoTower, tmp_path: Path, change: Callable, message: str):
+    save_weights(nano, tmp_path)
+    path = tmp_path / "open_clip_config.json"
+    table = json.loads(path.read_text())
+    change(table)
+    path.write_text(json.dumps(table))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
 
 
 def test_weights_without_a_bias_get_one_for_the_sigmoid_loss_and_keep_it(nano: TwoTower, tmp_path: Path):

@@ -89,6 +89,30 @@ def test_a_label_beyond_the_class_names_names_its_sample(classification_folder):
         opened(classification_folder)
 
 
+@pytest.mark.parametrize("label", ["-1", "2.0"])
+def test_a_number_that_is_no_index_is_told_what_indices_there_are(tmp_path, write_tar, picture, label):
+    write_tar(tmp_path / "a.tar", [{"cls": label.encode(), "png": picture("red")}])
+    with pytest.raises(UserError, match=rf"label '{label}' is none of .*: expected a whole number, 0 to 1, or a name"):
+        opened(tmp_path / "a.tar", class_names=("red", "blue"), templates="none")
+
+
+def test_one_class_alone_is_refused_with_where_it_stands(tmp_path, write_tar, picture):
+    write_tar(tmp_path / "a.tar", [{"cls": b"red", "png": picture("red")}])
+    with pytest.raises(UserError, match=r"class names from labels at cls: expected at least 2 .*set class_names"):
+        opened(tmp_path / "a.tar", templates="none")
+
+
+def test_names_in_another_encoding_say_how_to_save_them(classification_folder):
+    (classification_folder / "classnames.txt").write_bytes("grün\nred\nblue\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classnames\.txt cannot be read as UTF-8 .*: save the file as UTF-8"):
+        opened(classification_folder)
+
+
+def test_a_set_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"name=' ' of the set at data: expected a name"):
+        EvalDatasetConfig(name=" ", path="data")
+
+
 def test_missing_templates_are_an_error_and_not_a_default(classification_folder):
     (classification_folder / "zeroshot_classification_templates.txt").unlink()
     with pytest.raises(UserError, match="no templates; set templates to a packaged set"):
@@ -156,7 +180,10 @@ def test_captions_come_from_all_named_places_and_blank_ones_are_counted(plain_sh
             {"label": "json:colour", "templates": "none"},
             r"sample set/train-000000\.tar/s0000000: no label at json:colour",
         ),
-        ({"captions": ("json:texts",)}, r"sample set/train-000000\.tar/s0000000 has no caption at json:texts"),
+        (
+            {"captions": ("json:texts",)},
+            r"sample set/train-000000\.tar/s0000000 has no caption at json:texts: .*set captions to",
+        ),
         (
             {"captions": ("caption",)},
             r"no label \(cls\) and no captions \(caption\); members there: \.json, \.png, \.txt",

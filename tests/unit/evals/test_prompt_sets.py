@@ -46,6 +46,21 @@ def test_both_placeholders_are_filled_once_and_other_braces_stay(template, text)
     assert load_prompts((template,), where="test").fill("{} cat") == [text]
 
 
+def test_a_text_with_a_place_for_the_name_is_a_template():
+    alone = load_prompts("a {c} in the wild", "t")
+    assert alone.templates == ("a {c} in the wild",)
+    assert alone.sha256 == load_prompts(["a {c} in the wild"], "t").sha256
+    with pytest.raises(UserError, match="neither a file nor one of the packaged prompt sets"):
+        load_prompts("a thing in the wild", "t")
+
+
+def test_several_names_of_one_class_alone_are_told_apart_from_several_classes():
+    with pytest.raises(
+        UserError, match=r"\['cat', 'dog'\] are several names of one class: .* a file with a name a line"
+    ):
+        load_class_names((("cat", "dog"),), "t")
+
+
 def test_a_file_gives_the_same_hash_as_the_list_it_holds(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("a photo of a {c}.\n{c}\n")

@@ -1,20 +1,26 @@
 """Which samples a run learns from: a dev split that training never sees, a few of each class, captions of the class."""
 
+import io
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmclip.batch import DataPosition
 from mmclip.errors import UserError
 from mmclip.preprocess import ImageSpec
 from mmclip_data.loading.captions import choose_caption
+from mmclip_data.loading.census import refuse_unusable
 from mmclip_data.loading.chosen import name_in_source
 from mmclip_data.loading.held_out import HeldOutConfig
 from mmclip_data.loading.labels import LabelsConfig
 from mmclip_data.loading.loader import DataConfig, TrainLoader
 from mmclip_data.loading.planned import Layout
 from mmclip_data.loading.sources import IndexedTarsConfig
+from mmclip_data.shards import ShardWriter
 from mmclip_eval.datasets import open_dataset
 from mmclip_launch.run.recipe.chosen import choose_samples, dev_set, examples_set, training_set
 
@@ -34,7 +40,7 @@ def names(config: DataConfig) -> set[str]:
     return set(chosen.classes)
 
 
-def loader(config: DataConfig) -> TrainLoader:
+def loader(config: DataConfig, batch: int = 16) -> TrainLoader:
     def tokenize(captions: list[str]) -> torch.Tensor:
         tokenize.seen += captions  # pyright: ignore[reportFunctionMemberAccess]
         return torch.zeros(len(captions), 1, dtype=torch.int64)
@@ -44,7 +50,7 @@ def loader(config: DataConfig) -> TrainLoader:
         config,
         ImageSpec(size=(16, 16)),
         tokenize,
-        Layout(16),
+        Layout(batch),
         seed=3,
         say=lambda _: None,
         chosen=choose_samples(config),
@@ -116,6 +122,26 @@ def test_captions_are_drawn_from_what_is_written_for_the_class():
     captions = found.tokenize.seen  # pyright: ignore[reportFunctionMemberAccess]
     assert captions[:16] == [choose_caption([chosen.texts[number]], 3, row) for row, number in enumerate(expected)]
     assert {caption.split()[0] for caption in captions} == {"a", "the"}
+
+
+def test_classes_may_be_numbers_of_a_table_or_of_a_vector(tmp_path: Path):
+    rows = io.BytesIO()
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(picture, "PNG")
+    with ShardWriter(tmp_path) as writer:
+        for number in range(6):
+            np.save(rows, np.array([9, number % 2]))
+            json_of = json.dumps({"label": number % 2}).encode()
+            writer.add(f"s{number}", {"png": picture.getvalue(), "json": json_of, "npy": rows.getvalue()})
+            rows = io.BytesIO()
+    for place in ("json:label", "npy:1"):
+        labels = LabelsConfig(place=place, class_names=("cat", "dog"), templates=("a {c}",))
+        config = DataConfig(source=IndexedTarsConfig(shards=str(tmp_path)), workers=0, labels=labels)
+        found = loader(config, 4)
+        refuse_unusable(found.opened, 0.01)
+        batch = next(found.batches(DataPosition(0)))
+        captions = found.tokenize.seen  # pyright: ignore[reportFunctionMemberAccess]
+        assert captions[:4] == [f"a {('cat', 'dog')[int(name[-1]) % 2]}" for name in batch.ids]
 
 
 def test_the_names_of_a_set_come_from_its_folder(tmp_path: Path):

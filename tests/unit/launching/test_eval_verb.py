@@ -156,6 +156,42 @@ def test_a_wrong_suite_is_one_message(
     assert message in capsys.readouterr().err
 
 
+def test_classes_that_differ_in_case_alone_are_told_for_what_they_are(place: Path, capsys: pytest.CaptureFixture[str]):
+    names = place / "colours/classnames.txt"
+    names.write_text("red\nRed\nblue")
+    with_indices = ["first", "--dataset", "colours", "--label", "cls", "--output", "out"]
+    write_indices(place / "colours/test/0.tar")
+    assert evaluated(*with_indices) == 0
+    assert (
+        "one to the model, for their texts give the same tokens: 1, such as 'red' and 'Red'" in capsys.readouterr().err
+    )
+    (result,) = results(place / "out").values()
+    assert any("'red' and 'Red'" in note for note in result["notes"])
+    names.write_text("red\nRed\nRED")
+    assert evaluated(*with_indices) == 2
+    assert "'a red thing' and 'a Red thing' differ in case alone" in capsys.readouterr().err
+
+
+def write_indices(tar: Path) -> None:
+    """Numbers in place of the names of classes, in shards that `write_set` made."""
+    with tarfile.open(tar) as archive:
+        members = [(member.name, archive.extractfile(member).read()) for member in archive]  # pyright: ignore[reportOptionalMemberAccess]
+    with tarfile.open(tar, "w") as archive:
+        for name, data in members:
+            kept = name[1:2].encode() if name.endswith(".cls") else data
+            member = tarfile.TarInfo(name)
+            member.size = len(kept)
+            archive.addfile(member, io.BytesIO(kept))
+
+
+def test_a_path_may_hold_an_equals_sign(place: Path):
+    (place / "year=2020").mkdir()
+    (place / "colours").rename(place / "year=2020/colours")
+    assert evaluated("first", "--dataset", "year=2020/colours", "--output", "out") == 0
+    assert evaluated("first", "--dataset", "again=year=2020/colours", "--output", "out") == 0
+    assert {name for name, _ in results(place / "out")} == {"colours", "again"}
+
+
 def test_a_wrong_set_is_told_once_and_not_for_each_checkpoint(place: Path, capsys: pytest.CaptureFixture[str]):
     assert evaluated("first", "second", "--dataset", "colours", "--dataset", "gone", "--output", "out") == 2
     said = capsys.readouterr().err

@@ -67,6 +67,13 @@ def changed(before: Path, after: Path) -> set[str]:
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
+def test_no_recipe_is_a_mistake_that_shows_the_recipes(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        finetune.main([])
+    assert stop.value.code == 2
+    assert "\n  flyp " in capsys.readouterr().out
+
+
 def test_all_packaged_recipes_load_and_name_what_must_stay(start: Path):
     assert set(RECIPES) <= set(finetune.recipe_names())
     for name in finetune.recipe_names():

@@ -153,7 +153,7 @@ def open_datasets(
 
 
 def refuse_equal_prompts(datasets: Sequence[OpenedDataset], tokenizer: Tokenizer) -> None:
-    """Refuse prompts that are cut before the class name, so that every class would be the same text.
+    """Refuse prompts that are one text for every class once they are tokens: cut before the name, or of other case alone.
 
     Raises:
         UserError: naming the data set, a template and the context length.
@@ -166,10 +166,16 @@ def refuse_equal_prompts(datasets: Sequence[OpenedDataset], tokenizer: Tokenizer
         different = list({names: index for index, names in enumerate(texts.classes)}.values())
         first = tokenizer(texts[different[0]])
         if len(different) > 1 and all(torch.equal(first, tokenizer(texts[index])) for index in different[1:]):
+            where = f"{dataset.config.name}: all {len(different)} classes give the same tokens:"
+            lower = {tuple(text.lower() for text in texts[index]) for index in different}
+            if len(lower) == 1:
+                raise UserError(
+                    f"{where} {texts[different[0]][0]!r} and {texts[different[1]][0]!r} differ in case alone, which the "
+                    "model's tokenizer does not keep; give names that differ otherwise (class_names)"
+                )
             raise UserError(
-                f"{dataset.config.name}: all {len(different)} classes give the same tokens: the text "
-                f"{texts[different[0]][0]!r} is cut at the model's context_length={tokenizer.context_length} before "
-                "the class name; give a shorter template, or a model with a longer context"
+                f"{where} the text {texts[different[0]][0]!r} is cut at the model's context_length="
+                f"{tokenizer.context_length} before the class name; give a shorter template, or a model with a longer context"
             )
 
 

@@ -19,7 +19,9 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="split of a CLIP_benchmark folder (default: test)")
     parser.add_argument("--label", default="cls", help="where the class stands in plain shards: cls or json:FIELD")
-    parser.add_argument("--templates", help="a packaged prompt set, or a .txt, .toml or .json file of prompts")
+    parser.add_argument(
+        "--templates", help="a packaged prompt set, a .txt, .toml or .json file of prompts, or a template with {c}"
+    )
     parser.add_argument("--class-names", help="a packaged list, or a .txt, .toml or .json file of class names")
     parser.add_argument("--language", default="en", help="of packaged templates and class names (default: en)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or mps (default: cuda where there is one)")
@@ -29,7 +31,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 def dataset_of(text: str, options: argparse.Namespace) -> EvalDatasetConfig:
     """A data set from `[NAME=]PATH` and the flags beside it."""
     name, equals, path = text.partition("=")
-    if not equals:
+    if not equals or (Path(text).exists() and not Path(path).exists()):  # a path may hold an equals sign itself
         name, path = Path(text).name.removesuffix(".tar") or text, text
     return EvalDatasetConfig(
         name=name,

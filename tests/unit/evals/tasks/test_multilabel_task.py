@@ -97,6 +97,19 @@ def test_labels_that_cannot_be_read_name_the_sample(measure, member, settings, m
         measure([*as_vectors()[:5], member], **settings)
 
 
+def test_a_name_of_two_classes_is_refused_and_an_index_is_not(measure):
+    twins = {"label": "json:labels", "class_names": ("red", "red", "blue")}
+    with pytest.raises(UserError, match="'red' is the name of several classes"):
+        measure(as_json(lambda i: ("red", "red", "blue")[i]), **twins)
+    assert measure(as_json(lambda i: i), **twins).metrics
+
+
+def test_a_vector_may_stand_in_a_member_of_any_name(measure):
+    plain = measure(as_vectors(), class_names=NAMES)
+    named = measure([{"labels.npy": member["npy"]} for member in as_vectors()], label="labels.npy", class_names=NAMES)
+    assert named.metrics == plain.metrics
+
+
 def test_a_name_that_is_no_class_is_told(measure):
     members = [*as_json(NAMES.__getitem__)[:5], {"json": b'{"labels": ["pink"]}'}]
     with pytest.raises(UserError, match=r"s0000005, json:labels: 'pink' is none of the 3 classes"):
