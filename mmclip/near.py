@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 LISTED = 0.4
 """How alike, from 0 to 1, a known word must be to stand in a list of the nearest."""
-GUESSED = 0.5
-"""How alike it must be to be asked for by itself: a single wrong guess misleads, as `pets` for `openai` would."""
+GUESSED = 0.6
+"""How alike it must be to be asked for by itself: a single wrong guess misleads, as `mae` for `imagenet` would."""
 
 
 def nearest(word: str, known: Iterable[str], most: int = 3) -> list[str]:

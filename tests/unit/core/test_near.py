@@ -14,6 +14,7 @@ def test_a_word_like_none_gets_no_guess():
     assert did_you_mean("train", []) == ""
     assert nearest("openai", ["pets", "food101"]) == ["pets"], "a list may name what is somewhat alike"
     assert did_you_mean("openai", ["pets", "food101"]) == "", "a single guess may not"
+    assert did_you_mean("imagenet", ["mae", "clip"]) == ""
 
 
 def test_a_guess_joins_its_sentence():

@@ -138,7 +138,7 @@ def test_what_loses_runs_is_refused_or_named(start: Path, tmp_path: Path):
         finetune.recipe("contrastive", ["--data", "x.tar"])
     with pytest.raises(UserError, match="nothing to learn from: expected --data SHARDS"):
         finetune.recipe("contrastive", ["--init", str(start)])
-    with pytest.raises(UserError, match=r"no recipe 'contrstive': expected .* contrastive"):
+    with pytest.raises(UserError, match=r"no recipe 'contrstive': did you mean 'contrastive'. expected .* contrastive"):
         finetune.recipe("contrstive", [])
     given = ["--init", str(start), "--data", "embedded:emoji/unseen-style-fluent.tar"]
     with pytest.raises(UserError, match="a pretrained tower is learnt anew"):
