@@ -2,6 +2,7 @@
 
 torchrun's agents keep one store for all attempts under their c10d rendezvous (`--standalone`, elastic), and torch writes into
 it without a prefix: after a restart the new processes find the addresses of the dead, and forming a second group hangs.
+A job that Slurm starts anew has the port of its last attempt, whose store may not be gone yet.
 """
 
 import os
@@ -15,7 +16,8 @@ SCHEME = "mmclip"
 
 def key(name: str) -> str:
     """A key of this attempt."""
-    words = (os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get("WORLD_SIZE", "1"))
+    restarts = (os.environ.get(f"{launcher}_RESTART_COUNT", "0") for launcher in ("TORCHELASTIC", "SLURM"))
+    words = (*restarts, os.environ.get("WORLD_SIZE", "1"))
     return f"mmclip/{'-'.join(words)}/{name}"
 
 

@@ -13,6 +13,9 @@ from typing import Any
 from mmclip.errors import MachineError, UserError
 from mmclip_launch.run.attempt import key
 
+FREED_WITHIN_SECONDS = 20.0
+"""How long rank 0 waits for a port that is taken."""
+
 
 def world_size() -> int:
     """Processes that the launcher started for this run.
@@ -85,12 +88,19 @@ def meet_peers(timeout_seconds: int) -> Any:
     import torch.distributed  # seconds, which are not the peers' fault  # noqa: F401
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    hosts_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     deadline = time.monotonic() + timeout_seconds
+    while True:
+        store = _store(rank, world, host, port, timeout_seconds, deadline)
+        if _all_there(store, rank, world, f"{host}:{port}", timeout_seconds, deadline):
+            return store
+
+
+def _store(rank: int, world: int, host: str, port: int, timeout_seconds: int, deadline: float) -> Any:
+    hosts_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if hosts_store:
-        _refuse_taken_port(host, port)
+        _await_free_port(host, port, deadline)
     else:
-        _await_listener(host, port, world, timeout_seconds)
+        _await_listener(host, port, world, timeout_seconds, deadline)
     stores: list[Any] = []
     joining = threading.Thread(
         target=_join, args=(stores, host, port, world, hosts_store, timeout_seconds), daemon=True
@@ -99,17 +109,29 @@ def meet_peers(timeout_seconds: int) -> Any:
     joining.join(max(1.0, deadline - time.monotonic()))
     if not stores:
         raise MachineError(_nobody_answers(host, port, world, timeout_seconds))
-    stores[0].set(key(f"rank{rank}"), "here")
-    absent = list(range(world))
-    while absent := [other for other in absent if not stores[0].check([key(f"rank{other}")])]:
-        if time.monotonic() > deadline:
-            raise MachineError(
-                f"rank {', '.join(map(str, absent))} of {world} did not come to {host}:{port} within {timeout_seconds} s: "
-                f"expected WORLD_SIZE={world} processes; start the missing ones, or raise peer_timeout_seconds where "
-                "they start slowly"
-            )
-        time.sleep(0.05)
     return stores[0]
+
+
+def _all_there(store: Any, rank: int, world: int, place: str, timeout_seconds: int, deadline: float) -> bool:
+    """Wait for all; False where the store went away: it was that of an attempt before this one, which has ended now."""
+    from torch.distributed import DistError  # pyright: ignore[reportPrivateImportUsage]
+
+    try:
+        store.set(key(f"rank{rank}"), "here")
+        absent = list(range(world))
+        while absent := [other for other in absent if not store.check([key(f"rank{other}")])]:
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    f"rank {', '.join(map(str, absent))} of {world} did not come to {place} within {timeout_seconds} s: "
+                    f"expected WORLD_SIZE={world} processes; start the missing ones, or raise peer_timeout_seconds where "
+                    "they start slowly"
+                )
+            time.sleep(0.05)
+    except DistError:
+        if time.monotonic() > deadline:
+            raise
+        return False
+    return True
 
 
 def _join(stores: list[Any], host: str, port: int, world: int, hosts_store: bool, timeout_seconds: int) -> None:
@@ -121,22 +143,27 @@ def _join(stores: list[Any], host: str, port: int, world: int, hosts_store: bool
         stores.append(TCPStore(host, port, world, hosts_store, limit, wait_for_workers=False, multi_tenant=True))
 
 
-def _refuse_taken_port(host: str, port: int) -> None:
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise MachineError(f"port {port} (MASTER_PORT) cannot be opened here: {error.strerror}") from error
-        raise MachineError(
-            f"{host}:{port} (MASTER_ADDR:MASTER_PORT) is in use by another program: expected a free port for the "
-            "processes of this run; end that program, or start with another --master_port (torchrun) or "
-            "--main_process_port (accelerate launch)"
-        ) from error
+def _await_free_port(host: str, port: int, deadline: float) -> None:
+    """A job that starts anew at once may find the port still held by what is left of its last attempt."""
+    limit = min(deadline, time.monotonic() + FREED_WITHIN_SECONDS)
+    while True:
+        try:
+            socket.create_server(("", port)).close()
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise MachineError(f"port {port} (MASTER_PORT) cannot be opened here: {error.strerror}") from error
+            if time.monotonic() > limit:
+                raise MachineError(
+                    f"{host}:{port} (MASTER_ADDR:MASTER_PORT) is in use by another program: expected a free port for the "
+                    "processes of this run; end that program, or start with another --master_port (torchrun) or "
+                    "--main_process_port (accelerate launch)"
+                ) from error
+            time.sleep(0.2)
 
 
-def _await_listener(host: str, port: int, world: int, timeout_seconds: int) -> None:
+def _await_listener(host: str, port: int, world: int, timeout_seconds: int, deadline: float) -> None:
     """Knock until somebody opens: torch's client prints a stack trace for each try that fails."""
-    deadline = time.monotonic() + timeout_seconds
     while True:
         try:
             socket.create_connection((host, port), timeout=2).close()
