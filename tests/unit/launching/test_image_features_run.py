@@ -206,7 +206,8 @@ def test_a_run_killed_in_the_pass_goes_on_with_it(tmp_path: Path):
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = subprocess.run([*command, "9"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "calls 2" in done.stdout
+    # of four blocks; the second may not have been on the disk when the third was encoded
+    assert {"calls 2", "calls 3"} & set(done.stdout.splitlines())
     assert losses(tmp_path / "killed" / "run") == losses(unbroken)
 
 
