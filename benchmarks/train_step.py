@@ -1,11 +1,11 @@
 """What one optimizer step of ViT-B/32 costs on one core: mmclip beside open_clip, without a loader.
 
-    make bench NAME=train_step                                         # about ten minutes of an idle core, 9 GB
+    make bench NAME=train_step                                         # about a quarter of an hour of an idle machine, 9 GB
     .venv/bin/python benchmarks/train_step.py --quick --output /tmp/train_step.json           # a look, a few seconds
 
 Equal on both sides: architecture, weights, the batch (64 pictures; captions of the lengths that measure/captions.py states as
 a law: lognormal, mean 16, standard deviation 10, clipped to 77), AdamW's settings, clipping, one thread
-(but for `optimizer`), interpreter and torch.
+(but for `optimizer` and `optimizer_after_steps`), interpreter and torch.
 The loss of both sides at the first step, from the same weights in fp32, agrees to 1e-4, and so does that of the first measured
 step; embeddings of the text tower agree to 1e-4 of their norm. Otherwise nothing is written.
 

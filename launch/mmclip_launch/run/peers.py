@@ -12,6 +12,7 @@ from typing import Any
 
 from mmclip.errors import MachineError, UserError
 from mmclip_launch.run.attempt import key
+from mmclip_launch.screen import Screen
 
 FREED_WITHIN_SECONDS = 20.0
 """How long rank 0 waits for a port that is taken."""
@@ -91,7 +92,7 @@ def meet_peers(timeout_seconds: int) -> Any:
     deadline = time.monotonic() + timeout_seconds
     while True:
         store = _store(rank, world, host, port, timeout_seconds, deadline)
-        if _all_there(store, rank, world, f"{host}:{port}", timeout_seconds, deadline):
+        if _all_there(store, rank, world, (host, port), timeout_seconds, deadline):
             return store
 
 
@@ -112,7 +113,9 @@ def _store(rank: int, world: int, host: str, port: int, timeout_seconds: int, de
     return stores[0]
 
 
-def _all_there(store: Any, rank: int, world: int, place: str, timeout_seconds: int, deadline: float) -> bool:
+def _all_there(
+    store: Any, rank: int, world: int, place: tuple[str, int], timeout_seconds: int, deadline: float
+) -> bool:
     """Wait for all; False where the store went away: it was that of an attempt before this one, which has ended now."""
     from torch.distributed import DistError  # pyright: ignore[reportPrivateImportUsage]
 
@@ -122,14 +125,15 @@ def _all_there(store: Any, rank: int, world: int, place: str, timeout_seconds: i
         while absent := [other for other in absent if not store.check([key(f"rank{other}")])]:
             if time.monotonic() > deadline:
                 raise MachineError(
-                    f"rank {', '.join(map(str, absent))} of {world} did not come to {place} within {timeout_seconds} s: "
+                    f"rank {', '.join(map(str, absent))} of {world} did not come to {place[0]}:{place[1]} within "
+                    f"{timeout_seconds} s: "
                     f"expected WORLD_SIZE={world} processes; start the missing ones, or raise peer_timeout_seconds where "
                     "they start slowly"
                 )
             time.sleep(0.05)
-    except DistError:
+    except DistError as error:
         if time.monotonic() > deadline:
-            raise
+            raise MachineError(_nobody_answers(*place, world, timeout_seconds)) from error
         return False
     return True
 
@@ -145,7 +149,7 @@ def _join(stores: list[Any], host: str, port: int, world: int, hosts_store: bool
 
 def _await_free_port(host: str, port: int, deadline: float) -> None:
     """A job that starts anew at once may find the port still held by what is left of its last attempt."""
-    limit = min(deadline, time.monotonic() + FREED_WITHIN_SECONDS)
+    limit, told = min(deadline, time.monotonic() + FREED_WITHIN_SECONDS), False
     while True:
         try:
             socket.create_server(("", port)).close()
@@ -153,6 +157,9 @@ def _await_free_port(host: str, port: int, deadline: float) -> None:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise MachineError(f"port {port} (MASTER_PORT) cannot be opened here: {error.strerror}") from error
+            if not told:
+                told = True
+                Screen().say(f"{host}:{port} is taken: waiting up to {FREED_WITHIN_SECONDS:g} s for it")
             if time.monotonic() > limit:
                 raise MachineError(
                     f"{host}:{port} (MASTER_ADDR:MASTER_PORT) is in use by another program: expected a free port for the "

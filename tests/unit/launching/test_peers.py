@@ -46,10 +46,11 @@ def test_a_port_that_is_being_freed_is_waited_for():
         freed.join()
 
 
-def test_a_port_that_stays_taken_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_port_that_stays_taken_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(peers, "FREED_WITHIN_SECONDS", 0.3)
     with socket.create_server(("", 0)) as held, pytest.raises(MachineError, match="is in use by another program"):
         peers._await_free_port("127.0.0.1", held.getsockname()[1], time.monotonic() + 60)
+    assert capsys.readouterr().err.count("is taken: waiting up to 0.3 s for it") == 1
 
 
 @pytest.mark.slow  # four interpreters that import torch
